@@ -29,9 +29,10 @@ FINE_TUNING = TrainConfig(
 - The weights are averaged over the steps (Izmailov et al. 2018, arXiv 1803.05407), which also makes adversarially
   trained models more robust (Gowal et al. 2020, arXiv 2010.03593).
 """
-_SEVERAL, _TEACHER = "several-norms", "robust-distillation"
 HARDENING_RECIPES = tuple(
-    name for name, each in RECIPES.items() if each.kind in {"adversarial", "unlabelled"} or name == _TEACHER
+    name
+    for name, each in RECIPES.items()
+    if each.kind in {"adversarial", "unlabelled"} or (each.kind == "distilled" and hasattr(each.objective, "ball"))
 )
 """Names of the recipes that can harden a model."""
 DEFAULT_RECIPE = "adversarial-training"
@@ -54,7 +55,7 @@ def following_settings(name: str, norm: Norm) -> set[str]:
     if kind.kind == "unlabelled":
         return set()
     hints = get_type_hints(kind.objective)
-    radius = f"eps_{norm}" if name == _SEVERAL else "eps" if "eps" in hints else "step_size"
+    radius = f"eps_{norm}" if _radii(name) else "eps" if "eps" in hints else "step_size"
     return {radius, "norm", "clip_min", "clip_max"} & hints.keys()
 
 
@@ -80,7 +81,7 @@ def hardening_recipe(
         )
     follow, given = following_settings(name, norm), given or {}
     if kind.kind == "adversarial" and norm != "linf" and not follow & {"norm", f"eps_{norm}"}:
-        where = "Linf, L2 and L1" if name == _SEVERAL else "Linf"
+        where = "Linf, L2 and L1" if _radii(name) else "Linf"
         raise SettingError(f"recipe {name} in {norm}; it is defined in {where} only")
     if twice := follow & given.keys():
         raise SettingError(
@@ -98,16 +99,18 @@ def _defaults(name: str, norm: Norm, given: Mapping[str, Any]) -> dict[str, Any]
 
     Raises `SettingError` for several norms with the radius of one only.
     """
-    found = recipe_type(name).defaults
-    if name != _SEVERAL:
-        return found
-    others = {each for each in found if each.startswith("eps_")} - {f"eps_{norm}"}
-    if not any(given.get(each) is not None for each in others):
+    found, others = recipe_type(name).defaults, _radii(name) - {f"eps_{norm}"}
+    if others and not any(given.get(each) is not None for each in others):
         example = "several-norms:eps_l2=0.5,eps_l1=12" if norm == "linf" else "several-norms:eps_linf=8/255"
         raise SettingError(
             f"recipe {name} with a radius in {norm} only; expected {' or '.join(sorted(others))} too, such as {example}"
         )
     return found | dict.fromkeys(others)
+
+
+def _radii(name: str) -> set[str]:
+    """Names of a recipe's radii, one for each norm; none for a recipe that has a single radius or step."""
+    return {each for each in recipe_type(name).defaults if each.startswith("eps_")}
 
 
 def named_recipes(

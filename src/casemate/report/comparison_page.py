@@ -6,7 +6,7 @@ from typing import Any
 
 from casemate.documents import COMPARISON, document
 from casemate.errors import RecordError, SettingError
-from casemate.evaluation.comparison import Paired, Regression
+from casemate.evaluation.comparison import Regression
 from casemate.evaluation.intervals import percent
 from casemate.files import filling, read_json, write_json, write_text
 from casemate.norms import format_eps
@@ -55,8 +55,8 @@ def _page(found: FinishedComparison, gate: Regression | None) -> str:
             colour=_colour(found),
             eps=found.a.verdict(eps).number.shown_eps,
             sides=[(name, each, each.verdict(eps)) for name, each in (("A", found.a), ("B", found.b))],
-            rows=[(name, each, _points(each)) for name, each in found.compared().items()],
-            classes=[(each.name, each.robust, _points(each.robust)) for each in found.per_class],
+            rows=found.compared().items(),
+            classes=found.per_class,
             attacks=Counter(each.attack or "no attack needed" for each in found.worse).most_common(),
             figure=figure,
         )
@@ -69,12 +69,6 @@ def _colour(found: FinishedComparison) -> str:
     if not found.trusted or not robust.is_significant:
         return "yellow"
     return "green" if robust.difference.value > 0 else "red"
-
-
-def _points(each: Paired) -> str:
-    """A difference in percentage points with its interval, and its p-value."""
-    value, low, high = (100 * end for end in (each.difference.value, each.difference.low, each.difference.high))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f}), p = {each.p_value:.2g}"
 
 
 def accuracies_of_both(found: FinishedComparison) -> Figure:

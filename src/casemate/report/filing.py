@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import final
+from typing import Any, final
 
 from casemate.evaluation.intervals import percent
 from casemate.report.evaluation_result import EvaluationResult
@@ -23,8 +23,12 @@ _UNTESTED: Mapping[str, str] = {
     "detection": "detection of attacks in operation, and the response to them",
     "feedback": "feedback loops after deployment",
     "certificates": "proofs of robustness, which `casemate certify` computes",
+    "white_box": "attacks by gradients",
+    "black_box": "attacks by queries",
+    "transfer": "attacks by a substitute model (--substitute)",
+    "adaptive": "checks for gradients that mislead attacks",
 }
-"""What no evaluation by attacks tests, by topic."""
+"""What was not tested, by topic: the first eight by no evaluation, the others where it had no such attack or check."""
 
 
 @final
@@ -60,13 +64,13 @@ def filing(result: EvaluationResult) -> list[Document]:
     return [Document(**{**each, "items": tuple(_item(item, facts) for item in each["items"])}) for each in documents]
 
 
-def _item(found: Mapping[str, object], facts: Mapping[str, str]) -> Item:
-    topics = [str(each) for each in found["topics"]]  # pyright: ignore[reportGeneralTypeIssues]
+def _item(found: Mapping[str, Any], facts: Mapping[str, str]) -> Item:
+    topics = found["topics"]
     return Item(
-        reference=str(found["reference"]),
-        content=str(found["content"]),
+        reference=found["reference"],
+        content=found["content"],
         facts=tuple(facts[topic] for topic in topics if facts.get(topic)),
-        untested="; ".join(_UNTESTED.get(topic) or _NOT_RUN[topic] for topic in topics if not facts.get(topic)),
+        untested="; ".join(_UNTESTED[topic] for topic in topics if not facts.get(topic)),
     )
 
 
@@ -136,10 +140,3 @@ _FACTS: Mapping[str, Callable[[EvaluationResult], str]] = {
     "reproducible": _reproducible,
     "uncertainty": _uncertainty,
 }
-_NOT_RUN: Mapping[str, str] = {
-    "white_box": "attacks by gradients",
-    "black_box": "attacks by queries",
-    "transfer": "attacks by a substitute model (--substitute)",
-    "adaptive": "checks for gradients that mislead attacks",
-}
-"""What an evaluation can test, but need not have, by topic."""

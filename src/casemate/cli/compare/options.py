@@ -28,8 +28,6 @@ from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import RecordError, SettingError
 from casemate.report.folder import RESULT
 
-_OUT = "(default: for two models runs/compare-A-B)"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
