@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +205,16 @@ def test_moving_the_controls_shows_the_librarys_numbers(visit: Visit, answers: A
         visit.settles("result", expected(want))
     assert "Trained by" in visit.shown("about", "Trained by")
     visit.settles("smallest", expected(answers.smallest(answers.sample("Trouser", 1), "Linf")))
+
+
+def test_each_part_of_the_page_has_one_event(port: int) -> None:
+    # Two events that write the same part can end in the other order: the answer to an earlier change would stay.
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/config")
+    events = json.loads(connection.getresponse().read())["dependencies"]
+    connection.close()
+    assert set(Counter(part for event in events for part in event["outputs"]).values()) == {1}
+    assert {event["trigger_mode"] for event in events} == {"always_last"}
 
 
 @needs_browser

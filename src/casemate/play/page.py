@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.themes import Base
 
 from casemate.errors import CasemateError
-from casemate.play.answers import MASKED, NO_STUDY, Answers, Chosen
+from casemate.play.answers import MASKED, NO_STUDY, Answers
 from casemate.play.explore import ATTACKS, MOST_STEPS, NORMS, AttackChoice
 from casemate.play.views import notice_view
 
@@ -45,6 +45,7 @@ def build(answers: Answers) -> gr.Blocks:
     ) as page:
         gr.Markdown("# casemate playground\nAttack an image, and see what holds. Everything runs on this machine.")
         chosen = gr.State(answers.sample(classes[0], 1))
+        replacements = gr.Number(0, visible="hidden")  # unqueued events do not report that a state changed
         with gr.Row():
             model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
             kind = gr.Dropdown(classes, value=classes[0], label="Class of the image", elem_id="kind")
@@ -77,35 +78,37 @@ def build(answers: Answers) -> gr.Blocks:
             figure = gr.Dropdown(titles, label="Figure", elem_id="figure", visible=bool(titles))
             curves = gr.HTML(answers.figure(titles[0]) if titles else "", elem_id="curves")
 
-        def uploaded(raw: bytes, kind: str) -> tuple[Any, str]:
+        def replaced(kind: str, number: float, raw: bytes | None, earlier: float) -> tuple[Any, str, float, None]:
+            """The image chosen last, a note, the number of replacements, and no upload: it is done with."""
+            if raw is None:
+                return answers.sample(kind, int(number)), "", earlier + 1, None
             try:
                 found, done = answers.upload(raw, kind)
             except CasemateError as error:
-                return gr.skip(), notice_view(str(error))
-            return found, f"<p>{done}</p>"
-
-        def sampled(kind: str, number: float) -> tuple[Chosen, str]:
-            return answers.sample(kind, int(number)), ""
+                return gr.skip(), notice_view(str(error)), earlier, None
+            return found, f"<p>{done}</p>", earlier + 1, None
 
         def slider_of(norm: str) -> Any:
             first, largest = _EPS[norm]
             return gr.Slider(maximum=largest * width, value=first * width)
 
-        def on(triggers: list[Any], function: Callable[..., Any], inputs: list[Any], outputs: Any) -> Any:
-            return gr.on(triggers, function, inputs, outputs, trigger_mode="always_last", **_AT_ONCE)
+        def on(triggers: list[Any], function: Callable[..., Any], inputs: list[Any], outputs: Any) -> None:
+            # One event for each part of the page, and the last change answered last: a late answer to an earlier
+            # change never replaces a newer one.
+            gr.on(triggers, function, inputs, outputs, trigger_mode="always_last", **_AT_ONCE)
 
-        settings, masking = [model, chosen, attack, norm, eps, steps], [model, chosen, factor, within]
+        def changed(inputs: list[Any]) -> list[Any]:
+            watched = [replacements if each is chosen else each for each in inputs]
+            return [page.load, *(each.change for each in watched)]
+
+        settings, fooling = [model, chosen, attack, norm, eps, steps], [chosen, norm]
+        masking = [model, chosen, factor, within]
+        image = [chosen, note, replacements, upload]
         on([model.change], answers.about, [model], about)
         on([figure.change], answers.figure, [figure], curves)
         on([norm.change], slider_of, [norm], eps)
-        on([page.load, *(each.change for each in settings if each is not chosen)], answers.attacked, settings, result)
-        on([page.load, norm.change], answers.smallest, [chosen, norm], smallest)
-        on([page.load, *(each.change for each in masking if each is not chosen)], answers.masked, masking, masked)
-        for replaced in (
-            on([kind.change, number.change], sampled, [kind, number], [chosen, note]),
-            on([upload.upload], uploaded, [upload, kind], [chosen, note]),
-        ):  # a state of tensors has no event of its own
-            replaced.then(answers.attacked, settings, result, **_AT_ONCE)
-            replaced.then(answers.smallest, [chosen, norm], smallest, **_AT_ONCE)
-            replaced.then(answers.masked, masking, masked, **_AT_ONCE)
+        on([kind.change, number.change, upload.upload], replaced, [kind, number, upload, replacements], image)
+        on(changed(settings), answers.attacked, settings, result)
+        on(changed(fooling), answers.smallest, fooling, smallest)
+        on(changed(masking), answers.masked, masking, masked)
     return page
