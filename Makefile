@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 EXTRAS := .venv-extras/bin/python -m pip --disable-pip-version-check install --quiet
 PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: study test test-all test-extras lint release bench reference clean help
+.PHONY: study test test-all test-extras lint site release bench reference clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -27,7 +27,7 @@ help:  ## show the targets
 study: .venv/.ready  ## run the study and write its report (SCALE=smoke|quick|medium|paper|full DATASET= ONLY="E1 E2" OUT= WORKERS=)
 	$(BIN)/casemate study --scale $(SCALE) --out $(OUT) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) $(if $(WORKERS),--workers $(WORKERS))
 
-test: .venv/.ready-dev  ## run the quick tests: units, oracles, properties, one small study (4 minutes on 2 cores)
+test: .venv/.ready-dev  ## run the quick tests: units, oracles, properties, one small study (about 10 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
 test-all: .venv/.ready-dev  ## run all tests: also kills, wheels, whole studies, programs of their own
@@ -42,6 +42,9 @@ lint: .venv/.ready-dev  ## check style, types, which module imports which, and t
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python tools/vocabulary.py
+
+site: .venv/.ready-dev  ## build the site of the documentation into build/site/html
+	$(BIN)/python tools/site.py
 
 release: .venv/.ready-dev  ## build sdist and wheel into dist/ and check them (CANDIDATE=1: also where the changelog has no date)
 	$(PIP) --editable '.[release]'
