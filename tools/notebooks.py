@@ -89,7 +89,7 @@ def execute(notebook: dict[str, Any], folder: str) -> dict[str, Any]:
     Raises `nbclient.exceptions.CellExecutionError` if a cell fails.
     """
     nbclient, nbformat = import_module("nbclient"), import_module("nbformat")  # in the extra `notebooks`
-    node = nbformat.from_dict(notebook)
+    node = nbformat.reads(json.dumps(notebook), as_version=4)
     for cell in node.cells:
         cell.pop("outputs", None)
         if cell.cell_type == "code":
