@@ -62,7 +62,7 @@ def _with_needs(names: set[str]) -> set[str]:
 
 def test_an_installation_without_extras_has_the_core_only() -> None:
     assert _names(PROJECT["dependencies"]) == CORE
-    users = {name: _names(needs) for name, needs in EXTRAS.items() if name not in ("dev", "release")}
+    users = {name: _names(needs) for name, needs in EXTRAS.items() if name not in ("dev", "release", "notebooks")}
     assert set(users) == {
         *("tables", "fast", "study", "onnx", "timm", "hf", "keras"),
         *("ray", "s3", "mlflow", "tensorboard", "play"),

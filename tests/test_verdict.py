@@ -442,3 +442,7 @@ def test_a_number_is_graded_by_one_function() -> None:
     number = judged(1000, 950, 700).number
     assert isinstance(number, Number)
     assert grade(number) == judged(1000, 950, 700).grades
+
+
+def test_a_finding_prints_as_sentences() -> None:
+    assert str(finding(Severity.WEAKENS)) == "weakens a-check: a-check saw it. Do this."

@@ -159,7 +159,7 @@ class Evaluation:
         Findings come with their sentences; classes without images are left out.
         """
         lines = [str(self)]
-        lines += [f"  {each.severity} {each.check}: {each.sentence.removesuffix('.')}." for each in self.findings]
+        lines += [f"  {each}" for each in self.findings]
         states = [each.state for each in self.checks]
         raised = len(states) - states.count("passed") - states.count("not run")
         counts = f"{raised} raised, {states.count('passed')} passed, {states.count('not run')} not run"

@@ -1,4 +1,8 @@
-"""The style of all figures, and the class of a rendered one: SVG and PNG, its texts, and its numbers as CSV."""
+"""The style of all figures, and the class of a rendered one: SVG and PNG, its texts, and its numbers as CSV.
+
+Figures are drawn without `matplotlib.pyplot`, so that the backend of the caller's own figures stays as it is: in a
+notebook they are shown as before.
+"""
 
 import csv
 import io
@@ -8,13 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -79,27 +80,28 @@ class Figure:
 
 def styled() -> AbstractContextManager[None]:
     """A context in which matplotlib draws figures in the style that all figures share."""
-    return plt.rc_context(_STYLE)
+    return matplotlib.rc_context(_STYLE)
 
 
 def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Canvas, np.ndarray]:
     """An empty figure of `width` times `height` inches, and its axes as an array `(rows, columns)`."""
-    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    drawing = Canvas(figsize=(width, height))
+    FigureCanvasAgg(drawing)  # no window, whatever the caller's backend is
+    return drawing, drawing.subplots(rows, columns, squeeze=False)
 
 
 def render_figure(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
-    """Render a drawing as (SVG, PNG), and close it; equal drawings of the same `name` give the same bytes."""
+    """Render a drawing as (SVG, PNG); equal drawings of the same `name` give the same bytes."""
     svg, png = io.BytesIO(), io.BytesIO()
     drawing.draw_without_rendering()  # the first drawing settles the layout of axes with a fixed aspect
-    with plt.rc_context({"svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.hashsalt": name}):
         drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         drawing.savefig(png, format="png", dpi=140, metadata={"Software": None})
-    plt.close(drawing)
     return svg.getvalue(), png.getvalue()
 
 
 def finished(drawing: Canvas, name: str, **words: Any) -> Figure:
-    """Render and close a drawing; `words` are the remaining fields of `Figure`: title, caption, alt, columns, rows."""
+    """Render a drawing; `words` are the remaining fields of `Figure`: title, caption, alt, columns, rows."""
     svg, png = render_figure(drawing, name)
     return Figure(name=name, svg=svg, png=png, **words)
 

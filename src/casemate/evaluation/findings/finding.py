@@ -39,6 +39,9 @@ class Finding:
     """Whether the problem can only make the model look more robust than it is; if so, one that looks broken is
     broken."""
 
+    def __str__(self) -> str:
+        return f"{self.severity} {self.check}: {self.sentence.removesuffix('.')}."
+
     def as_json(self) -> dict[str, Any]:
         """All fields, for a result file."""
         return asdict(self)
