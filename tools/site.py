@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "build" / "site" / "source"
 """What the configuration, zensical.toml, calls `docs_dir`."""
 PAGES = ("*.md", "docs/**/*.md", "benchmarks/*/*.md", "examples/**/*.md")
+ASSETS = ROOT / "docs" / "assets"
+"""What the site needs beside its pages."""
 ROOMS = {
     "casemate": "The front door: everything that most programs need.",
     "casemate.attacks": "Attacks, wrappers, criteria and what attacks return.",
@@ -74,6 +76,7 @@ def stage(source: Path) -> None:
             target = source / file.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
+    shutil.copytree(ASSETS, source / ASSETS.relative_to(ROOT))
     (source / "reference").mkdir()
     for room in ROOMS:
         write_text(source / "reference" / f"{room}.md", reference(room))
