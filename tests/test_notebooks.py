@@ -148,6 +148,10 @@ def test_reports_leave_the_backend_of_matplotlib_as_it_is() -> None:
 @each_notebook
 def test_the_cells_run_as_a_program(path: Path, tmp_path: Path) -> None:
     """Without Jupyter, in a folder of its own; figures are drawn and not shown."""
+    try:
+        casemate.data.load("fashion-mnist", offline=True)
+    except casemate.CasemateError as error:
+        pytest.skip(f"Fashion-MNIST is not here: {error}")
     program = tmp_path / "cells.py"
     program.write_text("\n\n".join(cells(path, "code")), encoding="utf-8")
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT / "src")}
