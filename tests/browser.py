@@ -4,8 +4,9 @@ finds.
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, final
 
 import pytest
@@ -35,6 +36,19 @@ class Opened:
         found = axe.Axe().run(self.page).response["violations"]
         grave = [each for each in found if each["impact"] in ("serious", "critical")]
         return [f"{each['id']}: {each['help']}, {each['nodes'][0]['html'][:200]}" for each in grave]
+
+    def expect_readable(self) -> None:
+        """Fail if it is wider than the screen, folded or not, or if axe finds what keeps people out."""
+        assert not self.too_wide
+        self.page.eval_on_selector_all("details", "each => each.forEach(one => one.open = true)")
+        assert not self.too_wide
+        assert self.barriers() == []
+
+
+def read(page: Path, *, width: int = DESKTOP, dark: bool = False) -> AbstractContextManager[Opened]:
+    """A page of a single file in a browser, which may load that file itself only."""
+    address = page.as_uri()
+    return opened(address, width=width, dark=dark, own=lambda url: url == address or url.startswith("data:"))
 
 
 @contextmanager

@@ -453,3 +453,12 @@ def test_shares_are_read_as_numbers_and_as_text() -> None:
     for wrong in (60, "60", -0.1, float("nan"), None, "much", [0.5]):
         with pytest.raises(SettingError, match=r"^x "):
             parse_share("x", wrong)  # type: ignore[arg-type]
+
+
+def test_a_comparison_is_not_written_over_the_report_of_an_evaluation(folders: Path, run: Run) -> None:
+    page = (folders / "strong" / "report.html").read_bytes()
+    code, _, err = run("compare", folders / "strong", folders / "weak", "--out", folders / "strong")
+    assert code == 2
+    assert "report.html" in err
+    assert "of another command" in err
+    assert (folders / "strong" / "report.html").read_bytes() == page

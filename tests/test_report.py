@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 
 from artifacts import world
+from browser import DESKTOP, PHONE, needs_browser, read
 from casemate.data import fashion_mnist
 from casemate.engine import Artifact
 from casemate.evaluation import Estimate, percent
@@ -203,6 +204,15 @@ def test_the_page_refers_to_nothing_outside_itself(built: tuple[Path, Page]) -> 
 
 
 @pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_anybody_can_read_the_page(built: tuple[Path, Page], width: int, dark: bool) -> None:
+    folder, _ = built
+    with read(folder / "report.html", width=width, dark=dark) as page:
+        page.expect_readable()
+
+
 def test_a_small_scale_and_other_data_say_that_they_decide_nothing(done: Done, tmp_path: Path) -> None:
     """The banners: scale smoke, and digits in place of Fashion-MNIST."""
     page = _built(done.study, done.artifacts, tmp_path)

@@ -1,15 +1,16 @@
 """The reports in a browser: a reader sees the library's numbers, on a desk, on a phone, in the dark and on paper."""
 
 import re
-from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from browser import DESKTOP, PHONE, Opened, needs_browser, opened
-from casemate import Evaluation, evaluate
+from browser import DESKTOP, PHONE, needs_browser, read
+from casemate import Evaluation, evaluate, harden
 from casemate.evaluation.certified import evaluate_certified
 from casemate.evaluation.intervals import percent
+from casemate.hardening import FINE_TUNING
 from casemate.report.comparison import compare_finished
 from casemate.report.comparison_page import write_comparison
 from casemate.report.finished_evaluation import read_finished
@@ -48,22 +49,20 @@ def comparison(evaluation: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return write_comparison(tmp_path_factory.mktemp("comparison"), compare_finished(one, one), None)
 
 
-def read(report: Path, *, width: int = DESKTOP, dark: bool = False) -> AbstractContextManager[Opened]:
-    """A report in a browser, which may load the file itself only."""
-    address = report.as_uri()
-    return opened(address, width=width, dark=dark, own=lambda url: url == address or url.startswith("data:"))
+@pytest.fixture(scope="module")
+def hardening(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a hardening."""
+    settings = replace(FINE_TUNING, epochs=1, batch_size=32)
+    made = harden(thirds(), tiny_images(200, 3), test=tiny_images(40, 4), eps="0.1", settings=settings, budget="quick")
+    return made.report(tmp_path_factory.mktemp("hardening") / "new")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("kind", ["evaluation", "certification", "comparison"])
+@pytest.mark.parametrize("kind", ["evaluation", "certification", "comparison", "hardening"])
 def test_anybody_can_read_it(request: pytest.FixtureRequest, kind: str, width: int, dark: bool) -> None:
-    """No wider than the screen, folded or not; and nothing that keeps people out."""
     with read(request.getfixturevalue(kind), width=width, dark=dark) as page:
-        assert not page.too_wide
-        page.page.eval_on_selector_all("details", "each => each.forEach(one => one.open = true)")
-        assert not page.too_wide
-        assert page.barriers() == []
+        page.expect_readable()
 
 
 def test_the_numbers_shown_are_the_librarys(evaluation: Path, found: Evaluation) -> None:

@@ -13,7 +13,7 @@ from casemate.norms import format_eps
 from casemate.report import palette
 from casemate.report.charts import Figure, canvas, estimate_line, finished, legend_below, percent_axis, styled
 from casemate.report.comparison import FinishedComparison
-from casemate.report.folder import COMPARISON_FILE
+from casemate.report.folder import COMPARISON_FILE, FILES, SUMMARY
 from casemate.report.page import template_environment
 
 _REPORT = "report.html"
@@ -21,10 +21,20 @@ _ROWS = ("model", "fingerprint")
 """What tells the comparison of one pair from that of another, for each of the two."""
 
 
-def expect_own_folder(folder: Path, found: FinishedComparison) -> None:
-    """Raise `SettingError` if `folder` holds the comparison of another pair."""
+def expect_own_folder(folder: Path, found: FinishedComparison | None = None) -> None:
+    """Raise `SettingError` if `folder` holds the results of another command, or the comparison of another pair.
+
+    Until the comparison is `found`, only the former is looked for.
+    """
     path = folder / COMPARISON_FILE
     if not path.exists():
+        if others := [name for name in (*FILES, SUMMARY) if (folder / name).exists()]:
+            raise SettingError(
+                f"{folder} holds {', '.join(others)} of another command, and a comparison would be written over it; "
+                "choose another folder, or replace it by --overwrite"
+            )
+        return
+    if found is None:
         return
     before, now = read_json(path, RecordError), found.as_json()
     if any(before.get(side, {}).get(each) != now[side][each] for side in ("a", "b") for each in _ROWS):

@@ -99,6 +99,8 @@ class Compare:
                 plans = run.prepare(self.evaluation, self.a, self.b, device, observer, margin=margin)
                 out = self.out or Path("runs") / f"compare-{plans[0].model.short}-{plans[1].model.short}"
                 check_folder(out)
+                if not self.overwrite:
+                    expect_own_folder(out)
                 found = run.run(
                     plans,
                     out,
