@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 EXTRAS := .venv-extras/bin/python -m pip --disable-pip-version-check install --quiet
 PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: study test test-all test-extras lint site release bench reference clean help
+.PHONY: study test test-all test-extras lint site audit release bench reference clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -45,6 +45,10 @@ lint: .venv/.ready-dev  ## check style, types, which module imports which, and t
 
 site: .venv/.ready-dev  ## build the site of the documentation into build/site/html
 	$(BIN)/python tools/site.py
+
+audit: .venv/.ready-dev  ## compare the pinned versions with published vulnerabilities (needs a network)
+	$(PIP) pip-audit
+	$(BIN)/python -m pip_audit --no-deps --disable-pip --requirement constraints.txt
 
 release: .venv/.ready-dev  ## build sdist and wheel into dist/ and check them (CANDIDATE=1: also where the changelog has no date)
 	$(PIP) --editable '.[release]'
