@@ -20,6 +20,7 @@ from casemate.models.keras_init import batch_norm
 from casemate.progress import Advance
 from published import problems
 
+pytest.register_assert_rewrite("browser")  # so that its failures say what was seen
 torch.set_num_threads(1)
 os.environ.pop("COLUMNS", None)  # what a pytest that shares the work out tells its helpers; output into a pipe is wide
 hypothesis.settings.register_profile("casemate", derandomize=True, deadline=None, max_examples=25, database=None)

@@ -49,5 +49,5 @@ def test_anybody_can_read_it(page: str, width: int, dark: bool) -> None:
     with opened(
         (SITE / page).as_uri(), width=width, dark=dark, own=lambda url: url.startswith((SITE.as_uri(), "data:"))
     ) as seen:
-        assert not seen.too_wide
+        assert seen.too_wide() == []
         assert seen.barriers() == []

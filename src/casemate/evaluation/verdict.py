@@ -249,12 +249,12 @@ class Verdict:
 
     @property
     def colour(self) -> Literal["green", "yellow", "red"]:
-        """Red if there is no grade or all are broken or untrained; green if, after checks and at least the standard
-        budget, the lowest grade is partly robust or better; else yellow.
+        """Red if there is no grade or all are broken or untrained; green if, after checks of which none weakens
+        the number and at least the standard budget, the lowest grade is partly robust or better; else yellow.
         """
         if not self.grades or self.fallen:
             return "red"
-        full = self.number.budget in _FULL and self.trust.checked
+        full = self.number.budget in _FULL and self.trust.checked and not self.trust.weakened_by
         return "green" if full and self.grades[0] in (Grade.PARTLY_ROBUST, Grade.ROBUST) else "yellow"
 
     @property

@@ -24,8 +24,8 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
     if not verdict.trust.trusted:
         return [
             NextStep(
-                "Do not use the number. Correct what the checks found (below; docs/findings.md says how for each), and "
-                "evaluate again:",
+                "Do not use the number. “Can the number be trusted?” below says what to correct in the model or in the "
+                "call; once that is done, evaluate again:",
                 result.evaluate_command(),
             )
         ]
@@ -60,9 +60,13 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
         words = "Repeat it before each release; the command fails where the accuracy falls:"
         least = f"--fail-under {verdict.number.robust.low:.2f}"
         found.append(NextStep(words, f"{result.evaluate_command()} {least}" if result.from_command_line else ""))
-    elif verdict.colour != "green" and (command := result.harden_command()):
+    elif not _mostly_robust(verdict) and (command := result.harden_command()):
         found.append(NextStep("To make the model more robust, and see what that costs:", command))
     return found
+
+
+def _mostly_robust(verdict: Verdict) -> bool:
+    return verdict.grades[0] in (Grade.PARTLY_ROBUST, Grade.ROBUST)
 
 
 def _is_robust(verdict: Verdict) -> bool:

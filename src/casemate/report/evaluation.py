@@ -22,19 +22,24 @@ from casemate.report.evaluation_result import ATTEMPT_COLUMNS, EvaluationResult
 from casemate.report.filing import filing
 from casemate.report.page import template_environment
 from casemate.report.undefended import undefended_for
-from casemate.tables import read_table
+from casemate.tables import Table, is_missing, read_table
 
 _CHANGES = {
-    "linf": "may change each pixel by at most {eps}",
-    "l2": "may change the image by a Euclidean distance of at most {eps}",
-    "l1": "may change the pixels by at most {eps} in sum",
-    "l0": "may change at most {eps} values of the image",
+    "linf": "may change each pixel by at most eps = {eps}",
+    "l2": "may change the image by a Euclidean distance of at most eps = {eps}",
+    "l1": "may change the pixels by at most eps = {eps} in sum",
+    "l0": "may change at most eps = {eps} values of the image",
 }
 """What an attacker may do, by norm, as part of a sentence."""
 _SCALE = " on a scale from 0 (black) to 1 (white)"
 _NO_VERDICT = "No verdict: the result cannot be trusted"
 """The headline without a grade; the verdict's own words might be taken as said of the model."""
-_RAISED = {"voids": "voids the number", "weakens": "weakens it", "note": "notes something"}
+_RAISED = {
+    "voids": ("finding voids the number", "findings void the number"),
+    "weakens": ("finding weakens it", "findings weaken it"),
+    "note": ("note", "notes"),
+}
+"""What one finding, and several, do to the number."""
 _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32 to decide what fools the model"}
 
 
@@ -68,8 +73,9 @@ def build_evaluation(folder: Path) -> Path:
             class_words=_class_words(result),
             attack_words=", ".join(each.name for each in result.attacks),
             colour=result.verdict.colour if result.verdict.grades else "unknown",
-            fooled=_fooled(result),
-            worst=result.per_class[0],
+            fooled=_fooled(result, table),
+            nothing_to_show=_nothing_to_show(result),
+            worst_class=_worst_class(result),
             attempts={"head": ATTEMPT_COLUMNS, "rows": result.attempt_rows()},
             attacks=[(each.name, each.words, str(each.first_to_fool)) for each in result.attacks],
             budget_words={**BUDGETS_IN_WORDS, "own": "attacks chosen by the caller"}[result.verdict.number.budget],
@@ -141,9 +147,10 @@ def _sentences(result: EvaluationResult) -> list[str]:
     verdict = result.verdict
     if not verdict.trust.trusted:
         return [
-            "The model could not be measured: the evaluation found that its own numbers say nothing, because "
-            f"{'; and '.join(verdict.trust.because)}.{verdict.trust.unmade}",
-            "Treat the model as unprotected until it is measured.",
+            "The model could not be measured: its numbers under attack say nothing. Treat it as unprotected until they "
+            "do.",
+            *(f"{each[0].upper()}{each[1:]}." for each in verdict.trust.because),
+            *([verdict.trust.unmade.strip()] if verdict.trust.unmade else []),
         ]
     return [_outcome(result), _meaning(verdict), _trust(result)]
 
@@ -182,7 +189,23 @@ def _meaning(verdict: Verdict) -> str:
         case (Grade.NOT_BROKEN_QUICKLY | Grade.NOT_BROKEN_BY_THESE,):
             return "So few attacks can show that a model is broken, but not that it is robust."
         case _:
-            return "Too few images were attacked to decide between these grades."
+            return _undecided(verdict)
+
+
+def _undecided(verdict: Verdict) -> str:
+    """Which border of the grades the interval crosses."""
+    withstood, borders = verdict.number.withstood, verdict.borders
+    sentence = "Too few images were attacked to decide between these grades"
+    if withstood is None:
+        return f"{sentence}."
+    crossed = [each for each in (borders.broken, borders.weak, borders.robust) if withstood.low < each < withstood.high]
+    if not crossed:
+        return f"{sentence}."
+    border = _listed([f"{100 * each:g} %" for each in crossed])
+    return (
+        f"{sentence}: of the images that it gets right, {percent(withstood.low)} to {percent(withstood.high)} "
+        f"withstand the attacks (95 % interval), and the border lies at {border}."
+    )
 
 
 def _trust(result: EvaluationResult) -> str:
@@ -199,22 +222,48 @@ def _trust(result: EvaluationResult) -> str:
 def _check_words(result: EvaluationResult) -> str:
     """How many checks were raised, by what that means, and how many passed, in short."""
     states = Counter(each.state for each in result.checks)
-    raised = [f"{states[state]} {words}" for state, words in _RAISED.items() if states[state]]
+    raised = [f"{states[each]} {words[states[each] > 1]}" for each, words in _RAISED.items() if states[each]]
     return ", ".join([*raised, result.check_counts])
 
 
-def _fooled(result: EvaluationResult) -> str:
-    """How many of the images that the model gets right an attack fooled."""
+def _fooled(result: EvaluationResult, table: Table) -> str:
+    """On how many of the images that the model gets right an attack fooled it; nothing if that is not to be trusted."""
     number = result.verdict.number
     right, left = (round(each.value * each.n) for each in (number.clean, number.robust))
+    if not result.verdict.trust.trusted:
+        return ""
+    distances = np.asarray(table["distance"][~is_missing(table["first_success"])], dtype=float)
+    half = f", half of them by at most {np.median(distances):.2g} in {number.norm}" if len(distances) else ""
     return (
-        f"{right - left:,} of the {right:,} images that the model gets right fooled it, up to eps {number.shown_eps}."
+        f"Attacks up to eps {number.shown_eps} made the model wrong on {right - left:,} of the {right:,} images that "
+        f"it gets right{half}."
     )
+
+
+def _nothing_to_show(result: EvaluationResult) -> str:
+    """Why there are no pictures of adversarial images."""
+    number = result.verdict.number
+    if not result.holds_images:
+        return "This evaluation was written without images."
+    if number.robust.value < number.clean.value:
+        return "The model changed its answers although no image was changed, so there is nothing to show."
+    return "No image was fooled."
+
+
+def _worst_class(result: EvaluationResult) -> str:
+    """The class that withstands least; nothing where all are alike, or where the numbers are not to be trusted."""
+    worst, best = result.per_class[0], result.per_class[-1]
+    if not result.verdict.trust.trusted or worst.robust.value == best.robust.value:
+        return ""
+    eps = result.verdict.number.shown_eps
+    return f"Least robust class: {worst.name}, {percent(worst.robust.value)} under attack at eps {eps}."
 
 
 def _class_words(result: EvaluationResult) -> str:
     """The least and the most robust class."""
     worst, best = result.per_class[0], result.per_class[-1]
+    if worst.robust.value == best.robust.value:
+        return f"{percent(worst.robust.value)} in every class under attack"
     return (
         f"from {percent(worst.robust.value)} ({worst.name}) to {percent(best.robust.value)} ({best.name}) under attack"
     )

@@ -35,7 +35,13 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
         rows += _rows(beside.name, list(known), list(known.values()))
         style = {"color": palette.GREY, "marker": "s", "linestyle": "--", "markersize": 5, "label": "undefended model"}
         estimate_line(place, list(known), list(known.values()), percent=True, **style)
-    estimate_line(place, values, worst, percent=True, color=palette.BLUE, marker="o", linewidth=2.2, label="this model")
+    own: dict[str, Any] = {"color": palette.BLUE, "marker": "o", "label": "this model"}
+    if len(values) > 2:
+        estimate_line(place, values, worst, percent=True, linewidth=2.2, **own)
+    else:  # a line between two points would be read as measured
+        shares = [(100 * each.value, 100 * (each.value - each.low), 100 * (each.high - each.value)) for each in worst]
+        height, down, up = zip(*shares, strict=True)
+        place.errorbar(values, height, (down, up), linestyle="none", capsize=4, **own)
     for eps, each in zip(values, worst, strict=True):
         words, (move, align) = f"{100 * each.value:.0f} %", ((0, "center") if eps == values[-1] else (6, "left"))
         style = {"ha": align, "va": "bottom", "fontsize": 11, "fontweight": "bold", "color": palette.BLUE}
@@ -45,7 +51,8 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
         place.text(0.55, 0.55, "cannot be trusted", transform=place.transAxes, **style)
     clean = number.clean.value
     broken, weak = max(borders.broken * clean, number.guessing), borders.weak * clean
-    for least, words in ((broken, "broken"), (weak, "weak")):
+    lowest = "broken" if broken > number.guessing else "broken (guessing)"
+    for least, words in ((broken, lowest), (weak, "weak")):
         if least >= broken:  # among few classes guessing may lie above the border of weak
             place.axhline(100 * least, color=palette.GREY, linestyle=":", linewidth=1)
             style = {"fontsize": 8.5, "color": palette.SOFT, "va": "top", "ha": "left"}
@@ -60,9 +67,9 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
         drawing,
         "robust-accuracy",
         title="Accuracy against the size of the change",
-        caption="Share of the images that are classified correctly under every attack, at this and every smaller eps; "
-        "the band is the 95 % interval. Between the points nothing was measured. Below the dotted lines a model is "
-        f"weak, or broken.{others}",
+        caption="Share of the images that are classified correctly under every attack, at this and every smaller eps, "
+        "with its 95 % interval. Between the points nothing was measured. Below the dotted lines a model is weak, or "
+        f"broken.{others}",
         alt="; ".join(f"{name}, eps {format_eps(eps)}: {percent(value)}" for eps, name, value, *_ in rows) + ".",
         columns=("eps", "model", "accuracy", "low", "high"),
         rows=rows,
@@ -76,7 +83,7 @@ def _rows(name: str, values: Sequence[float], found: Sequence[Estimate]) -> list
 def adversarial_examples(
     result: EvaluationResult, table: Table, image: Callable[[str, int], np.ndarray]
 ) -> Figure | None:
-    """A figure of one fooled image for each of several classes, its perturbation, and the adversarial image.
+    """A figure of one fooled image for each of several classes, its change, and the adversarial image.
 
     Args:
         result: the evaluation.
@@ -84,7 +91,7 @@ def adversarial_examples(
         image: returns the image `(channels, height, width)`, "clean" or "adversarial", at a position in the table.
 
     Returns:
-        The figure; None if no image was fooled.
+        The figure; None if no changed image fooled the model.
     """
     fooled = np.flatnonzero(~is_missing(table["first_success"]) & (table["adversarial_prediction"] != table["label"]))
     _, first = np.unique(table["label"][fooled], return_index=True)
@@ -93,16 +100,21 @@ def adversarial_examples(
         return None
     columns = {name: column[places].tolist() for name, column in table.items()}
     chosen = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    pairs = {row["index"]: (image("clean", row["index"]), image("adversarial", row["index"])) for row in chosen}
+    # a model that is random or stores its inputs changes its answers without a change of the image
+    chosen = [row for row in chosen if not np.array_equal(pairs[row["index"]][0], pairs[row["index"]][1])]
+    if not chosen:
+        return None
     names = result.classes
     drawing, axes = canvas(3, len(chosen), 1.75 * len(chosen), 6.3)
     for column, row in zip(axes.T, chosen, strict=True):
-        clean, made = (image(name, row["index"]) for name in ("clean", "adversarial"))
+        clean, made = pairs[row["index"]]
         change = made - clean
         largest = float(np.abs(change).max())
         _picture(column[0], clean, f"{names[row['label']]}")
         _picture(column[1], change / (2 * max(largest, 1e-9)) + 0.5, f"at most {largest:.2g} a pixel")
         _picture(column[2], made, f"{names[row['adversarial_prediction']]}\nby {row['first_success']}")
-    for place, words in zip(axes[:, 0], ("original", "perturbation", "predicted"), strict=True):
+    for place, words in zip(axes[:, 0], ("original", "change", "predicted"), strict=True):
         place.text(-0.08, 0.5, words, transform=place.transAxes, rotation=90, va="center", ha="right", fontsize=9)
     return finished(
         drawing,
