@@ -48,11 +48,14 @@ def judged(sizes: list[int]) -> dict[str, float]:
 
 def resident(result: str, count: int) -> int:
     """Evaluate a network `count` times; the resident memory after each goes to `result`. Runs in its own process."""
-    from benchmarks.campaign.results import evaluation
+    from benchmarks.campaign.results import images, network
+
+    from casemate import FGSM, evaluate
 
     sizes: list[int] = []
+    model, few = network(), images(6)
     for _ in range(count):
-        evaluation(count=6, steps=2)
+        evaluate(model, few, eps=0.1, attacks={"fgsm": FGSM(eps=0.1)})
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         sizes.append(pages * resource.getpagesize())
     write_result(result, sizes)

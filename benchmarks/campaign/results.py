@@ -46,11 +46,10 @@ def images(count: int) -> LabelledImages:
     return LabelledImages(pixels=torch.from_numpy(pixels), labels=torch.from_numpy(labels))
 
 
-def evaluation(count: int = 12, steps: int = 3) -> Evaluation:
+def evaluation() -> Evaluation:
     """A small evaluation of the network."""
-    return evaluate(
-        network(), images(count), eps=[0.1, 0.2], attacks={"fgsm": FGSM(eps=0.2), "pgd": PGD(eps=0.2, steps=steps)}
-    )
+    attacks = {"fgsm": FGSM(eps=0.2), "pgd": PGD(eps=0.2, steps=3)}
+    return evaluate(network(), images(12), eps=[0.1, 0.2], attacks=attacks)
 
 
 def _record(folder: Path) -> Opens:

@@ -32,9 +32,9 @@ class Size:
 FULL = Size(
     kills=(35, 35, 15, 15),
     full_disks=8,
-    damages=4,
+    damages=3,
     clocks=6,
-    pairs=6,
+    pairs=4,
     inputs=1000,
     loaders=None,
     visitors=50,

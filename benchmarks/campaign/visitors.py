@@ -91,11 +91,9 @@ class Site:
         config = httpx.get(f"{self.address}/config", timeout=_TIMEOUT).json()
         places = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
         self._events = {
-            places[each["outputs"][-1]] if len(each["outputs"]) == 1 else "image": each["id"]
-            for each in config["dependencies"]
-            if each["outputs"]
+            places[each["outputs"][0]] or "image": each["id"] for each in config["dependencies"] if each["outputs"]
         }
-        """The number of each event, by the part of the page that it fills; that of the image fills several."""
+        """The number of each event, by the first part of the page that it fills; that of the image has no name."""
 
     def answer(self, session: str, part: str, *controls: Any) -> list[Any]:
         """What the page gets for a part after a change of the controls."""
@@ -128,6 +126,12 @@ def _choice(draw: random.Random) -> dict[str, Any]:
         "factor": draw.randrange(1, 100),
         "within": round(draw.uniform(0, 0.3), 3),
     }
+
+
+def _settings(choice: dict[str, Any]) -> tuple[Any, ...]:
+    """The controls of the first tab as the page sends them: there is a slider of eps for each norm."""
+    eps = {"Linf": 0.05, "L2": 1.0} | {choice["norm"]: choice["eps"]}
+    return choice["model"], None, choice["attack"], choice["norm"], choice["steps"], *eps.values()
 
 
 def _expected(setting: Setting, choices: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -186,7 +190,8 @@ def _visit(
             place = draw.randrange(len(choices))
             each, wanted = choices[place], expected[place]
             site.answer(session, "image", each["kind"], each["number"], None, 0)
-            settings = each["model"], None, each["attack"], each["norm"], each["eps"], each["steps"]
+            site.answer(session, "eps", each["norm"])  # shows the slider of the norm
+            settings = _settings(each)
             found = {
                 "about": site.answer(session, "about", each["model"]),
                 "result": site.answer(session, "result", *settings),
@@ -234,8 +239,7 @@ def _refused(site: Site, name: str, raw: bytes, choice: dict[str, Any], expected
         trial.hung = isinstance(error, httpx.TimeoutException)
         trial.ended = f"{type(error).__name__}"
     try:
-        settings = choice["model"], None, choice["attack"], choice["norm"], choice["eps"], choice["steps"]
-        if site.answer(session, "result", *settings)[0] != expected["result"]:
+        if site.answer(session, "result", *_settings(choice))[0] != expected["result"]:
             trial.lost.append("afterwards, the image has changed")
     except httpx.HTTPError as error:
         trial.lost.append(f"afterwards, the server does not answer: {error}")
