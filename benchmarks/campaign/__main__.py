@@ -23,8 +23,6 @@ from casemate.progress import Observer
 
 RESULT = ROOT / "docs" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
-NAMES = ("kills", "disks", "damages", "clocks", "pairs", "inputs", "visitors", "growth")
-"""The parts, each a module with a function `run`, in the order in which they run."""
 
 
 def part(name: str) -> Part:
@@ -50,18 +48,18 @@ def campaign(names: Sequence[str], size: Size, seed: int, folder: Path, observer
 def main() -> int:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(NAMES)}; all if there is none")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(page.PARTS)}; all if there is none")
     parser.add_argument("--quick", action="store_true", help="a few of each kind, in minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULT, help="the file of the counts; the page lies beside it")
     parser.add_argument("--page", action="store_true", help="only write the page of the counts that are there")
     given = parser.parse_args()
-    if unknown := set(given.parts) - set(NAMES):
+    if unknown := set(given.parts) - set(page.PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}")
     harm = 0
     if not given.page:
         with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-            names = given.parts or NAMES
+            names = given.parts or page.PARTS
             size = QUICK if given.quick else FULL
             harm = campaign(names, size, given.seed, Path(folder), progress_bars(), given.out)
     page.write(given.out, given.out.with_suffix(".md"))

@@ -17,6 +17,8 @@ from casemate.files import write_json, write_text
 from casemate.provenance import commit, processor
 from casemate.timing import duration
 
+PARTS = ("kills", "disks", "damages", "clocks", "pairs", "inputs", "visitors", "growth")
+"""The parts, each a module with a function `run`, in the order in which they run."""
 _HEAD = ("tried", "lost or wrong", "hung", "traceback", "file elsewhere")
 _INTRODUCTION = """\
 # What was tried to break it
@@ -84,7 +86,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(source: Path, path: Path) -> None:
     """Write the page of the counts in a file."""
-    found = read(source)
+    counts = read(source)
+    found = {name: counts[name] for name in PARTS if name in counts}
     rows = {name: [counts_of(each) for each in part["rows"]] for name, part in found.items()}
     tried, harm = (sum(getattr(row, what) for part in rows.values() for row in part) for what in ("tried", "harm"))
     lines = [_INTRODUCTION, "## The counts", "", f"{tried:,} trials, of which {harm or 'none'} did harm.", ""]

@@ -31,8 +31,8 @@ class Size:
 
 FULL = Size(
     kills=(35, 35, 15, 15),
-    full_disks=8,
-    damages=3,
+    full_disks=6,
+    damages=2,
     clocks=6,
     pairs=4,
     inputs=1000,
