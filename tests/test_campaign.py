@@ -75,7 +75,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shim", "words"), [(HALF_WRITER, "not a complete training checkpoint"), (OTHER_RESULTS, "differs")]
+    ("shim", "words"), [(HALF_WRITER, "model.safetensors.training is not whole"), (OTHER_RESULTS, "differs")]
 )
 def test_a_fault_is_noticed(tmp_path: Path, shim: str, words: str) -> None:
     counts = kills.killed(made(tmp_path, shim), TRAIN, 1, no_progress)

@@ -92,8 +92,11 @@ def _epochs(work: Path) -> Mapping[str, Any]:
     path = work / "model.safetensors.training"
     if not path.is_file():
         return _history(work)
-    with safetensors.safe_open(path, "np") as file:  # pyright: ignore[reportPrivateImportUsage]
-        rows = json.loads(file.metadata()["state"])["history"]
+    try:
+        with safetensors.safe_open(path, "np") as file:  # pyright: ignore[reportPrivateImportUsage]
+            rows = json.loads(file.metadata()["state"])["history"]
+    except safetensors.SafetensorError:
+        return {}  # `broken` says so
     return {f"epoch {row['epoch']}": float(row["seconds"]) for row in rows}
 
 

@@ -71,7 +71,7 @@ def _fault(path: Path) -> str:
     """Why a file is not whole, by its format; "" if it is, or has a format that does not show it."""
     raw = path.read_bytes()
     match path.suffix:
-        case ".json" | ".safetensors" | ".npz":
+        case ".json" | ".safetensors" | ".training" | ".npz":
             try:
                 _read(path, raw)
             except Exception as error:  # whatever the parser says

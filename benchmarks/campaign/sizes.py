@@ -52,5 +52,5 @@ QUICK = Size(
     evaluations=300,
 )
 TINY = Size(
-    kills=(1, 1, 0, 0), full_disks=1, damages=1, clocks=1, pairs=1, inputs=20, loaders=3, visitors=3, evaluations=40
+    kills=(1, 1, 0, 0), full_disks=1, damages=1, clocks=1, pairs=1, inputs=20, loaders=3, visitors=3, evaluations=12
 )
