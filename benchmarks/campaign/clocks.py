@@ -61,16 +61,14 @@ _NEGATIVE_JSON = re.compile(r'seconds": -\d')
 
 def run(setting: Setting) -> list[Counts]:
     """Run commands with wrong clocks, the second half of each run after a kill."""
-    commands = (EVALUATE, TRAIN, STUDY_2)
-    names = list(CLOCKS)[: setting.size.clocks]
     rows = []
-    with setting.observer.work("Clocks", len(commands) * len(names)) as advance:
-        for command in commands if setting.size.loaders is None else commands[:1]:
+    with setting.observer.work("Clocks", sum(setting.size.clocks)) as advance:
+        for command, clocks in zip((EVALUATE, TRAIN, STUDY_2), setting.size.clocks, strict=True):
             counts = Counts(f"wrong clock: {command.name}")
-            for name in names:
+            for name in list(CLOCKS)[:clocks]:
                 counts.add(_trial(setting, command, name))
                 advance(1, f"{command.name}, {name}")
-            rows.append(counts)
+            rows += [counts] if clocks else []
     return rows
 
 

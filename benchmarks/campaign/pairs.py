@@ -20,16 +20,15 @@ _LOOK = 0.1
 
 def run(setting: Setting) -> list[Counts]:
     """Start pairs of each command."""
-    commands = (EVALUATE, STUDY) if setting.size.loaders is None else (EVALUATE,)
     rows = []
-    with setting.observer.work("Pairs", len(commands) * setting.size.pairs) as advance:
-        for command in commands:
+    with setting.observer.work("Pairs", sum(setting.size.pairs)) as advance:
+        for command, pairs in zip((EVALUATE, STUDY), setting.size.pairs, strict=True):
             draw = setting.draw(f"pairs of {command.name}")
             counts = Counts(f"two at once: {command.name}")
-            for _ in range(setting.size.pairs):
+            for _ in range(pairs):
                 counts.add(_trial(setting, command, draw.uniform(0, setting.undisturbed(command).seconds)))
                 advance(1, command.name)
-            rows.append(counts)
+            rows += [counts] if pairs else []
     return rows
 
 

@@ -15,10 +15,10 @@ class Size:
     """Disks of random sizes, for each of the commands."""
     damages: int
     """Damages of each kind to each file that a command reads."""
-    clocks: int
-    """Wrong clocks that each command runs with, of those that there are."""
-    pairs: int
-    """Pairs of equal commands, for each of the commands."""
+    clocks: tuple[int, int, int]
+    """Wrong clocks with which an evaluation, a training and a study run, of those that there are."""
+    pairs: tuple[int, int]
+    """Pairs of equal evaluations, and of equal studies."""
     inputs: int
     """Damaged inputs of each loader."""
     loaders: int | None
@@ -33,8 +33,8 @@ FULL = Size(
     kills=(35, 35, 15, 15),
     full_disks=6,
     damages=2,
-    clocks=6,
-    pairs=4,
+    clocks=(6, 6, 2),
+    pairs=(6, 2),
     inputs=1000,
     loaders=None,
     visitors=50,
@@ -44,13 +44,21 @@ QUICK = Size(
     kills=(3, 3, 3, 3),
     full_disks=2,
     damages=1,
-    clocks=2,
-    pairs=1,
+    clocks=(2, 2, 0),
+    pairs=(1, 0),
     inputs=50,
     loaders=None,
     visitors=10,
     evaluations=300,
 )
 TINY = Size(
-    kills=(1, 1, 0, 0), full_disks=1, damages=1, clocks=1, pairs=1, inputs=20, loaders=3, visitors=3, evaluations=12
+    kills=(1, 1, 0, 0),
+    full_disks=1,
+    damages=1,
+    clocks=(1, 0, 0),
+    pairs=(1, 0),
+    inputs=20,
+    loaders=3,
+    visitors=3,
+    evaluations=12,
 )
