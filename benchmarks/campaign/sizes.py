@@ -41,15 +41,15 @@ FULL = Size(
     evaluations=1000,
 )
 QUICK = Size(
-    kills=(3, 3, 3, 3),
+    kills=(3, 3, 0, 3),
     full_disks=2,
     damages=1,
     clocks=(2, 2, 0),
     pairs=(1, 0),
-    inputs=50,
+    inputs=30,
     loaders=None,
     visitors=10,
-    evaluations=300,
+    evaluations=100,
 )
 TINY = Size(
     kills=(1, 1, 0, 0),
