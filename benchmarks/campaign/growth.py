@@ -35,7 +35,8 @@ def run(setting: Setting) -> list[Counts]:
             known = now
     ended = room.ended(process, 1)
     if ended.code != 0:
-        counts.add(Trial("the process", lost=[f"it ended with {ended.code}: {ended.last_line}"]))
+        counts.add(Trial(f"the process, which ended with {ended.code}: {ended.last_line}", hung=ended.code is None))
+        counts.lost += ended.code is not None
         return [counts]
     counts.numbers = judged(_read(sizes))
     if count >= 10 * _TENTH and counts.numbers["growth, bytes per evaluation"] > _MOST:

@@ -29,7 +29,7 @@ was lost. The program is [`benchmarks/campaign`](../benchmarks/campaign/README.m
 counts are in [reliability.json](reliability.json).
 
 ```
-make campaign            # all of it, under an hour on two cores
+make campaign            # all of it, about an hour on two cores
 make campaign QUICK=1    # a few of each kind, in minutes
 ```
 
@@ -41,6 +41,10 @@ What the columns count:
 - *hung*: it did not end within six times its usual time and a minute, or an input took longer than its limit.
 - *traceback*: the user saw Python's own account of an error.
 - *file elsewhere*: something was written outside the folders that the command was given.
+
+A run is killed up to three times before it is left to end; a kill *while a file was written* waited for the next
+temporary file. Damages to inputs count as *read* where the file is still valid, as *refused* where one error of
+casemate came of it, and as *noticed* where the loader finds nothing, so that it is computed again.
 """
 _NOT_COVERED = """\
 ## What is not covered
@@ -50,10 +54,16 @@ _NOT_COVERED = """\
 - Disks that return other bytes than were written, and memory that does.
 - Network file systems and shared storage (`s3://`): [storage.md](storage.md) says what was tried there.
 - GPUs, Ray clusters and torchrun, and other systems than Linux.
+- Models in ONNX, of timm, Hugging Face and Keras where their extras are not installed: only the loaders that the table
+  names were tried. `tests/test_damaged_models.py` tries the others.
+- Damaged files whose checksum was made right again, but for models and archives: an attacker could do so, chance
+  cannot.
+- What libraries print by themselves: polars writes a line about a panic to the terminal before casemate's error about
+  a damaged Parquet file.
 - The monotonic clock, which no user can set, and the times of files, which the system writes: only the clock that
   Python reads is changed.
 - Formats without a checksum (`result.json`, `summary.json`, the JSON beside a model, an artifact of the study on this
-  machine's disk): a change that keeps such a file well-formed is read as it stands. The table counts these by
+  machine's disk): a change that keeps such a file well-formed may be read as it stands. The table counts these by
   themselves, as *accepted*.
 """
 
@@ -92,11 +102,11 @@ def write(source: Path, path: Path) -> None:
     tried, harm = (sum(getattr(row, what) for part in rows.values() for row in part) for what in ("tried", "harm"))
     lines = [_INTRODUCTION, "## The counts", "", f"{tried:,} trials, of which {harm or 'none'} did harm.", ""]
     lines += [
-        f"| what was tried | {' | '.join(_HEAD)} | how the trials ended |",
+        f"| what was tried | {' | '.join(_HEAD)} | how the trials ended, and what was measured |",
         "| --- |" + " ---: |" * len(_HEAD) + " --- |",
     ]
     lines += [_line(row) for part in rows.values() for row in part]
-    lines += ["", *_measured(rows), *_examples(rows), _NOT_COVERED, "## How it was run", ""]
+    lines += ["", *_examples(rows), _NOT_COVERED, "## How it was run", ""]
     lines += ["| part | trials | command | commit | time |", "| --- | ---: | --- | --- | ---: |"]
     lines += [
         f"| {name} | {part['n']:,} | `{part['command']}` | {part['commit']} | {duration(part['seconds'])} |"
@@ -109,18 +119,15 @@ def write(source: Path, path: Path) -> None:
 def _line(row: Counts) -> str:
     numbers = (row.tried, row.lost, row.hung, row.tracebacks, row.strays)
     ended = ", ".join(f"{name} {count:,}" for name, count in row.ended.most_common())
+    ended = "; ".join(filter(None, (ended, ", ".join(_measured(*each) for each in row.numbers.items()))))
     title = f"{row.title} ({row.means})" if row.means else row.title
     return f"| {title} | {' | '.join(f'{each:,}' for each in numbers)} | {ended} |"
 
 
-def _measured(rows: dict[str, list[Counts]]) -> list[str]:
-    lines = [
-        f"- {row.title}: {', '.join(f'{name} {value:,.6g}' for name, value in row.numbers.items())}."
-        for part in rows.values()
-        for row in part
-        if row.numbers
-    ]
-    return ["Measured besides:", "", *lines, ""] if lines else []
+def _measured(name: str, value: float) -> str:
+    """A number that was measured besides; its name ends with its unit."""
+    words, _, unit = name.rpartition(", ")
+    return f"{words} {value:,.0f} {unit}" if abs(value) >= 100 else f"{words} {value:.2g} {unit}"
 
 
 def _examples(rows: dict[str, list[Counts]]) -> list[str]:
