@@ -61,6 +61,9 @@ bench: .venv/.ready-dev .venv-peers/.ready  ## race other libraries and the mach
 	-$(BIN)/python benchmarks/speed/bench.py
 	$(BIN)/python benchmarks/speed/page.py
 
+campaign: .venv/.ready-dev  ## break what can break: kills, full disks, damaged files, wrong clocks, visitors (QUICK=1 SEED=), write docs/reliability.md
+	$(BIN)/python -m benchmarks.campaign $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))
+
 clean:  ## remove the environments and run outputs (the store of results, outside the checkout, stays)
 	rm -rf .venv .venv-peers .venv-extras runs dist build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

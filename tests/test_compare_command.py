@@ -342,6 +342,18 @@ def test_missing_and_damaged_files(folders: Path, tmp_path: Path, run: Run, name
     assert ("holds no result.json" if name == "result.json" else "cannot read") in err
 
 
+@pytest.mark.parametrize("eps", ["x", []])
+@pytest.mark.usefixtures("unchecked")
+def test_an_eps_that_is_no_number_is_refused(folders: Path, tmp_path: Path, run: Run, eps: object) -> None:
+    folder = shutil.copytree(folders / "weak", tmp_path / "weak")
+    content = json.loads((folder / "result.json").read_text())
+    content["verdicts"][0]["eps"] = eps
+    (folder / "result.json").write_text(json.dumps(content))
+    code, _, err = run("compare", folders / "strong", folder)
+    assert code == 2
+    assert f"{folder / 'result.json'} cannot be read" in err
+
+
 def test_a_table_of_another_evaluation_is_noticed(folders: Path, tmp_path: Path, run: Run) -> None:
     folder = shutil.copytree(folders / "weak", tmp_path / "weak")
     shutil.copy(folders / "strong" / "examples.parquet", folder)

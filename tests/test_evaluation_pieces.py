@@ -344,6 +344,16 @@ def test_an_evaluation_that_runs_is_not_thrown_away(tmp_path: Path, monkeypatch:
     assert len(files(tmp_path)) >= 5
 
 
+def test_a_store_of_evaluations_that_can_only_be_read_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(tmp_path)  # makes none of the folders that studies have
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    before = sorted(tmp_path.rglob("*"))
+    assert len(list_store(tmp_path)["evaluations"]) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_store_lists_and_cleans_pieces(tmp_path: Path) -> None:
     judged(tmp_path)
     held = list_store(tmp_path)

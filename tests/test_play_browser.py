@@ -207,6 +207,40 @@ def test_moving_the_controls_shows_the_librarys_numbers(visit: Visit, answers: A
     visit.settles("smallest", expected(answers.smallest(answers.sample("Trouser", 1), "Linf")))
 
 
+def test_controls_of_the_norm_before_are_not_refused(port: int) -> None:
+    # The page sends the controls as they are when the norm changes, which may be before or after the sliders follow.
+    config = _sent(port, "GET", "/config", None)
+    places = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
+    values = {each["id"]: each["props"].get("value") for each in config["components"]}
+    events = {places[each["outputs"][0]]: each for each in config["dependencies"]}
+    norm = next(number for number, place in places.items() if place == "norm")
+
+    def answered(part: str | None) -> list[Any]:
+        event = events[part]
+        given = {"data": [values[each] for each in event["inputs"]], "fn_index": event["id"], "session_hash": "norms"}
+        return _sent(port, "POST", "/gradio_api/run/predict", given)["data"]
+
+    answered(None)  # the image, whose first part has no name
+    for name in ("L2", "Linf", "L2"):
+        values[norm] = name
+        followed = zip(events["eps"]["outputs"], answered("eps"), strict=True)
+        assert "Probability of each class" in answered("result")[0]
+        values |= {each: found["value"] for each, found in followed if "value" in found}
+        assert "Probability of each class" in answered("result")[0]
+
+
+def _sent(port: int, method: str, path: str, content: Any) -> Any:
+    """The JSON with which the server answers, which must be 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = None if content is None else json.dumps(content)
+    connection.request(method, path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    raw = answer.read()
+    connection.close()
+    assert answer.status == 200, raw
+    return json.loads(raw)
+
+
 def test_each_part_of_the_page_has_one_event(port: int) -> None:
     # Two events that write the same part can end in the other order: the answer to an earlier change would stay.
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

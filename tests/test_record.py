@@ -373,6 +373,10 @@ def test_a_record_that_is_not_one(copied: Path, change: Callable[[dict[str, Any]
         (lambda tensors: tensors.pop("first_success"), "not a whole record"),
         (lambda tensors: tensors.update(clean=tensors["clean"][:3].clone()), "contradict each other: images, count"),
         (lambda tensors: tensors.update(labels=tensors["labels"].float()), "contradict each other: numbers"),
+        (
+            lambda tensors: tensors.update(labels=tensors["labels"].to(torch.uint64)),
+            "contradict each other: numbers, labels",
+        ),
         (lambda tensors: tensors["index"].zero_(), "contradict each other: count"),
         (
             lambda tensors: tensors.update(clean=torch.zeros(40, 1, 0, 8), adversarial=torch.zeros(40, 1, 0, 8)),

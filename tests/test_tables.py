@@ -97,6 +97,13 @@ def test_a_damaged_csv_is_named(tmp_path: Path, text: str) -> None:
         read_table(tmp_path / "examples", StoreError)
 
 
+def test_a_table_with_columns_of_bytes_is_refused(tmp_path: Path) -> None:
+    pl = pytest.importorskip("polars")
+    pl.DataFrame({"index": [b"1", None]}).write_parquet(tmp_path / "t.parquet")  # what damage makes of a column
+    with pytest.raises(StoreError, match=r"t\.parquet as a table"):
+        read_table(tmp_path / "t", StoreError)
+
+
 def test_a_missing_table_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match=r"cannot read .*examples.parquet as a table"):
         read_table(tmp_path / "examples", StoreError)

@@ -100,10 +100,14 @@ def _read_parquet(path: Path, error: type[CasemateError]) -> Table:
             raise missing_extra(f"reading {path}", "tables")
         raise error(f"cannot read {path} as a table: neither it nor {path.with_suffix('.csv').name} exists")
     try:
-        frame = pl.read_parquet(path)
+        return _columns(pl.read_parquet(path))
     except (OSError, MemoryError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
         raise error(f"cannot read {path} as a table: {cause}") from cause
-    found = {}
+
+
+def _columns(frame: Any) -> Table:
+    """The table of a polars data frame. Raises `PolarsError` for columns that `write_table` never writes."""
+    pl, found = find_polars(), {}
     for series in frame:
         if series.dtype in (pl.String, pl.Null):
             found[series.name] = np.array(series.to_list(), dtype=object)

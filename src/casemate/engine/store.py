@@ -145,10 +145,13 @@ class Store:
         root, self.objects = opened(root, observer)
         self.root: Path = make_folder(root)
         self._observer = observer
-        self._artifacts = make_folder(self.root / "artifacts")
-        self._working = make_folder(self.root / "working")
-        self._locks = make_folder(self.root / "locks")
+        self._artifacts, self._working, self._locks = map(self._part, ("artifacts", "working", "locks"))
         self._unsent = self.root / "unsent"
+
+    def _part(self, name: str) -> Path:
+        """A folder of the store; one that is missing where nothing can be written counts as empty: lists only read."""
+        folder = self.root / name
+        return make_folder(folder) if folder.exists() or os.access(self.root, os.W_OK) else folder
 
     @property
     def location(self) -> Path | str:
@@ -268,7 +271,7 @@ class Store:
     def artifacts(self) -> list[Artifact]:
         """All finished artifacts on this machine, oldest first, without those whose artifact.json is damaged."""
         found = []
-        for folder in self._artifacts.iterdir():
+        for folder in _entries(self._artifacts):
             facts = None if folder.name.startswith(".") else facts_of(folder)
             if facts is not None:
                 found.append(Artifact(folder.name, folder, facts))
@@ -371,8 +374,8 @@ class Store:
 
     def unfinished(self) -> list[Path]:
         """Paths of unfinished work, interrupted writes and damaged artifacts that no process has locked."""
-        leftovers = [*self._working.iterdir()]
-        leftovers += [f for f in self._artifacts.iterdir() if f.name.startswith(".") or facts_of(f) is None]
+        leftovers = _entries(self._working)
+        leftovers += [f for f in _entries(self._artifacts) if f.name.startswith(".") or facts_of(f) is None]
         found = []
         for path in sorted(leftovers):
             with self._try_lock(_key_of(path)) as held:
@@ -424,6 +427,11 @@ class Store:
 def _name(key: str) -> str:
     """The name of an artifact's object on shared storage."""
     return f"artifacts/{key}"
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if there is none."""
+    return [*folder.iterdir()] if folder.exists() else []
 
 
 def _chosen(folder: Path) -> str:

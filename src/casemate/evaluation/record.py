@@ -356,6 +356,11 @@ def _with_texts(eps: tuple[float, ...], texts: Any) -> tuple[float, ...]:
     return tuple(with_text(each, text) for each, text in zip(eps, texts, strict=True))
 
 
+def _within(numbers: Tensor, low: int, high: int) -> bool:
+    """Whether all are at least `low` and less than `high`; PyTorch cannot compare integers of every type."""
+    return numbers.dtype == torch.int64 and bool(((numbers >= low) & (numbers < high)).all())
+
+
 def _check(path: Path, record: Record) -> None:
     """Raise `RecordError` unless all fields of a record read from `path` have the right types, sizes and ranges."""
     count = len(record.labels)
@@ -374,10 +379,8 @@ def _check(path: Path, record: Record) -> None:
             for each in (record.labels, record.index, record.first_success)
         ),
         "count": len(record.clean) == count > 0 and len(record.index.unique()) == count,
-        "labels": bool(((record.labels >= 0) & (record.labels < len(record.classes))).all()),
-        "first_success": bool(
-            ((record.first_success >= MISCLASSIFIED) & (record.first_success < len(record.attacks))).all()
-        ),
+        "labels": _within(record.labels, 0, len(record.classes)),
+        "first_success": _within(record.first_success, MISCLASSIFIED, len(record.attacks)),
         "norm": record.norm in get_args(Norm),
         "eps": len(record.eps) > 0 and record.eps == tuple(sorted(record.eps)) and record.eps[0] > 0,
         "draws": 1 <= record.draws <= _MOST_DRAWS,

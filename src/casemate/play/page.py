@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.themes import Base
 
 from casemate.errors import CasemateError
-from casemate.play.answers import MASKED, NO_STUDY, Answers
+from casemate.play.answers import MASKED, NO_STUDY, Answers, Chosen
 from casemate.play.explore import ATTACKS, MOST_STEPS, NORMS, AttackChoice
 from casemate.play.views import notice_view
 
@@ -39,6 +39,15 @@ def build(answers: Answers) -> gr.Blocks:
     """The page for the models and images that `answers` has."""
     subjects = answers.subjects
     names, classes, width = list(subjects.models), list(subjects.classes), subjects.width
+
+    def slider(norm: str) -> gr.Slider:
+        """The eps of a norm. Each norm has its own: if one slider changed its range, Gradio would refuse what the page
+        sends between the change of the norm and that of the slider.
+        """
+        (first, largest), place = _EPS[norm], "eps" if norm == "Linf" else f"eps-{norm.lower()}"
+        shown = {"label": "eps", "elem_id": place, "visible": norm == "Linf"}
+        return gr.Slider(0, largest * width, first * width, step=width / 200, **shown)
+
     many = min(_SAMPLES, max(len(subjects.of_class(label)) for label in range(len(classes))))
     with gr.Blocks(
         title="casemate playground", analytics_enabled=False, fill_width=True, delete_cache=_DELETED
@@ -59,8 +68,7 @@ def build(answers: Answers) -> gr.Blocks:
             with gr.Row():
                 attack = gr.Dropdown(list(ATTACKS), value=_FIRST.attack, label="Attack", elem_id="attack")
                 norm = gr.Radio(list(NORMS), value="Linf", label="Norm", elem_id="norm")
-                first, largest = _EPS["Linf"]
-                eps = gr.Slider(0, largest * width, first * width, step=width / 200, label="eps", elem_id="eps")
+                radii = {each: slider(each) for each in NORMS}
                 steps = gr.Slider(1, MOST_STEPS, _FIRST.steps, step=1, label="Iterations (FGSM: 1)", elem_id="steps")
             result, smallest = gr.HTML(elem_id="result"), gr.HTML(elem_id="smallest")
         with gr.Tab("Why gradients vanish"):
@@ -88,9 +96,11 @@ def build(answers: Answers) -> gr.Blocks:
                 return gr.skip(), notice_view(str(error)), earlier, None
             return found, f"<p>{done}</p>", earlier + 1, None
 
-        def slider_of(norm: str) -> Any:
-            first, largest = _EPS[norm]
-            return gr.Slider(maximum=largest * width, value=first * width)
+        def shown(norm: str) -> list[Any]:
+            return [gr.Slider(visible=each == norm) for each in radii]
+
+        def attacked(name: str, chosen: Chosen, attack: str, norm: str, steps: float, *eps: float) -> str:
+            return answers.attacked(name, chosen, attack, norm, dict(zip(radii, eps, strict=True))[norm], steps)
 
         def on(triggers: list[Any], function: Callable[..., Any], inputs: list[Any], outputs: Any) -> None:
             # One event for each part of the page, and the last change answered last: a late answer to an earlier
@@ -101,14 +111,14 @@ def build(answers: Answers) -> gr.Blocks:
             watched = [replacements if each is chosen else each for each in inputs]
             return [page.load, *(each.change for each in watched)]
 
-        settings, fooling = [model, chosen, attack, norm, eps, steps], [chosen, norm]
+        settings, fooling = [model, chosen, attack, norm, steps, *radii.values()], [chosen, norm]
         masking = [model, chosen, factor, within]
         image = [chosen, note, replacements, upload]
         on([model.change], answers.about, [model], about)
         on([figure.change], answers.figure, [figure], curves)
-        on([norm.change], slider_of, [norm], eps)
+        on([norm.change], shown, [norm], list(radii.values()))
         on([kind.change, number.change, upload.upload], replaced, [kind, number, upload, replacements], image)
-        on(changed(settings), answers.attacked, settings, result)
+        on(changed(settings), attacked, settings, result)
         on(changed(fooling), answers.smallest, fooling, smallest)
         on(changed(masking), answers.masked, masking, masked)
     return page

@@ -113,9 +113,9 @@ class EvaluationResult:
     def from_json(cls, found: Mapping[str, Any], where: str) -> "EvaluationResult":
         """The evaluation from the parsed content of its result.json; `where` names the file in a `RecordError`."""
         verdicts = read_verdicts(found, where)
-        written = {float(each.eps): each.eps for each in verdicts}
         plain = ("model", "fingerprint", "data", "images", "substitute", "seed", "precision", "randomised", "draws")
         try:
+            written = {float(each.eps): each.eps for each in verdicts}
             classes = [
                 ClassAccuracy(
                     each["class"], *map(Estimate.from_json, (each["clean_accuracy"], each["robust_accuracy"]))
