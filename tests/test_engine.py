@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
-from casemate.engine import Context, Producer, Store, Task, code_version, is_current, make_plan, run_plan
+from casemate.engine import Artifact, Context, Producer, Store, Task, code_version, is_current, make_plan, run_plan
 from casemate.engine.code_version import SourceTree
 from casemate.engine.store import size_of
 from casemate.engine.task import keys, ordered
@@ -371,6 +373,14 @@ def test_damaged_files_of_a_piece_are_named(tmp_path: Path) -> None:
     artifact.path("data.bin").rename(artifact.folder / "examples.parquet")
     with pytest.raises(StoreError, match=r"cannot read .*examples.parquet as a table"):
         read_table(artifact.folder / "examples", StoreError)
+
+
+def test_another_artifact_s_arrays_are_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "images.safetensors").write_bytes(safetensors.numpy.save({"samples": np.zeros(3)}))
+    artifact = Artifact("k1", tmp_path, {})
+    assert list(artifact.arrays("images.safetensors", ["samples"])) == ["samples"]
+    with pytest.raises(StoreError, match=r"images\.safetensors is damaged: it has no array called clean; delete its"):
+        artifact.arrays("images.safetensors", ["clean", "samples"])
 
 
 def test_a_file_in_the_way_of_the_store(tmp_path: Path) -> None:

@@ -68,8 +68,11 @@ class Artifact:
             )
         return path
 
-    def arrays(self, name: str) -> dict[str, Any]:
-        """The NumPy arrays, by name, in the .safetensors file `name`. Raises `StoreError` if it is absent or broken."""
+    def arrays(self, name: str, expected: Iterable[str] = ()) -> dict[str, Any]:
+        """The NumPy arrays, by name, in the .safetensors file `name`, among them all that are `expected`.
+
+        Raises `StoreError` if the file is absent or broken, or lacks one of them.
+        """
         from casemate.arrays import (
             UnsoundError,
             read_safetensors,
@@ -77,7 +80,10 @@ class Artifact:
 
         path = self.path(name)
         try:
-            return {key: tensor.numpy() for key, tensor in read_safetensors(path)[0].items()}
+            found = {key: tensor.numpy() for key, tensor in read_safetensors(path)[0].items()}
+            if missing := [each for each in expected if each not in found]:
+                raise UnsoundError(f"it has no array called {', '.join(missing)}")
+            return found
         except UnsoundError as error:
             raise StoreError(f"{path} is damaged: {error}; delete its folder and run the command again") from error
 

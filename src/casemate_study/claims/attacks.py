@@ -231,7 +231,7 @@ def _black_pixels_changed(evidence: ClaimEvidence, task: str) -> tuple[dict[str,
     artifact = evidence.artifacts.get(task)
     if artifact is None:
         return {}, ""
-    images = artifact.arrays("images.safetensors")
+    images = artifact.arrays("images.safetensors", ["clean"])
     black = images["clean"] == 0
     if not black.any():
         return {}, ""

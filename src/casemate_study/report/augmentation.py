@@ -84,7 +84,7 @@ def augmentation_figures(artifacts: Artifacts) -> list[Figure | None]:
     artifact = artifacts.get("E5/samples")
     if artifact is None:
         return []
-    images = artifact.arrays("images.safetensors")
+    images = artifact.arrays("images.safetensors", [each for titles, _ in _AUGMENTED for each in titles])
     return [_strips(images, titles, words) for titles, words in _AUGMENTED]
 
 
@@ -97,7 +97,7 @@ def neighbours_figure(artifacts: Artifacts) -> Figure | None:
     found = find_result(artifacts, "E6/neighbours", StoredNeighbours)
     if found is None:
         return None
-    images = artifacts["E6/neighbours"].arrays("images.safetensors")
+    images = artifacts["E6/neighbours"].arrays("images.safetensors", ["clean", *found.settings])
     words = "; ".join(
         f"{title}: pixels from {pixels.lowest:.2f} to {pixels.highest:.2f}, {percent(pixels.changed_pixels)} of them "
         f"changed, {percent(pixels.outside_range)} outside [0, 1], the mean image brighter by {pixels.mean_shift:.2f}"

@@ -19,7 +19,7 @@ def samples_figure(artifacts: Artifacts) -> Figure | None:
     found = find_result(artifacts, "data/samples", StoredSamples)
     if found is None:
         return None
-    rows = artifacts["data/samples"].arrays("images.safetensors")["samples"]
+    rows = artifacts["data/samples"].arrays("images.safetensors", ["samples"])["samples"]
     classes = found.classes
     drawing, axes = canvas(len(classes), 1, 8, 0.62 * len(classes))
     for place, name, images in zip(axes[:, 0], classes, rows, strict=True):
@@ -169,7 +169,7 @@ def before_after_figure(artifacts: Artifacts, task: str, name: str, title: str, 
     found = find_result(artifacts, task, StoredPictures)
     if found is None:
         return None
-    images = artifacts[task].arrays("images.safetensors")
+    images = artifacts[task].arrays("images.safetensors", ["clean", *found.attacks])
     columns = 1 + 2 * len(found.attacks)
     drawing, axes = canvas(len(found.label), columns, 2.0 * columns, 2.2 * len(found.label))
     rows = []
