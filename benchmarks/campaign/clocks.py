@@ -1,7 +1,8 @@
 """Clocks that are wrong or jump while a command runs: the same results, no estimate below zero, nothing hangs.
 
-The system's clock is not touched: Python runs a sitecustomize.py that changes `time.time` and `datetime.now` in the
-command and in its workers. The times of files stay true, so that the two disagree, as after a clock was set.
+The system's clock is not touched: Python runs a sitecustomize.py that changes `time.time`, and the `datetime.now` of
+casemate, in the command and in its workers. The times of files stay true, so that the two disagree, as after a clock
+was set.
 """
 
 import re
@@ -23,12 +24,14 @@ CLOCKS = {
 }
 """What is added to the time, in seconds: an expression of the seconds that the program runs."""
 _SHIM = '''
-    """Makes Python's clock wrong."""
+    """Makes the clock wrong that casemate and all libraries read."""
 
+    import builtins
     import datetime
     import time
+    from types import SimpleNamespace
 
-    time_, monotonic = time.time, time.monotonic
+    time_, monotonic, import_ = time.time, time.monotonic, builtins.__import__
     start, begun = time_(), monotonic()
 
 
@@ -41,18 +44,26 @@ _SHIM = '''
 
 
     class Wrong(datetime.datetime):
+        __slots__ = ()
+
         @classmethod
         def now(cls, tz=None):
             return cls.fromtimestamp(wrong(), tz)
 
-        @classmethod
-        def utcnow(cls):
-            return cls.fromtimestamp(wrong(), datetime.UTC).replace(tzinfo=None)
+
+    wrong_module = SimpleNamespace(**{**vars(datetime), "datetime": Wrong})
 
 
+    def importing(name, globals=None, locals=None, fromlist=(), level=0):
+        # for casemate alone: modules of other libraries in C know the size of a datetime and its class
+        if name == "datetime" and str((globals or {}).get("__name__")).startswith("casemate"):
+            return wrong_module
+        return import_(name, globals, locals, fromlist, level)
+
+
+    builtins.__import__ = importing
     time.time = wrong
     time.time_ns = lambda: int(wrong() * 1e9)
-    datetime.datetime = Wrong
 '''
 _NEGATIVE = re.compile(r"-\d[\d.,]* ?(?:s|ms|min|h|d)\b(?! ago)")
 """A time below zero, as the command line would write it."""
@@ -73,10 +84,12 @@ def run(setting: Setting) -> list[Counts]:
 
 
 def _trial(setting: Setting, command: Command, name: str) -> Trial:
-    """Kill a command half-way, and let it go on with a wrong clock."""
+    """Kill a command half-way, and let it go on with a wrong clock; a run that ended before begins anew."""
     room, trial = setting.room(), Trial(f"{command.name}, clock {name}")
     process = setting.start(command, room)
-    room.ended(process, setting.undisturbed(command).seconds / 2)
+    if room.ended(process, setting.undisturbed(command).seconds / 2).code is not None:
+        room.remove()  # it was faster than half the time of the run that nothing disturbed
+        room = setting.room()
     ended = room.run(*command.argv, shim=_shim(room.root, CLOCKS[name]), seconds=setting.patience(command))
     trial.hung, trial.traceback = ended.code is None, ended.has_traceback
     trial.lost += setting.harm(command, room, ended)
