@@ -25,7 +25,7 @@ from casemate.progress import Advance
 _PER_RUN = 3
 """Kills of one run before it is left to end."""
 _AIMED = 4
-"""Every so many kills, one waits for a write."""
+"""One of as many kills waits for a write."""
 _WAIT_FOR_WRITE = 20.0
 """Seconds, at most, that such a kill waits."""
 

@@ -45,6 +45,21 @@ What the columns count:
 A run is killed up to three times before it is left to end; a kill *while a file was written* waited for the next
 temporary file. Damages to inputs count as *read* where the file is still valid, as *refused* where one error of
 casemate came of it, and as *noticed* where the loader finds nothing, so that it is computed again.
+
+Evaluations, trainings and studies with one worker are forked from a process that has imported PyTorch, so that kills
+fall on their work and not on imports. Studies with two workers, and runs with a wrong clock, are programs of their own.
+"""
+_FOUND = """\
+## What it found
+
+Earlier runs found these faults, which are corrected, each with a test:
+
+- `casemate store list` failed on a store that holds evaluations alone and can only be read.
+- The playground answered with an error if the page sent its controls between a change of the norm and that of the
+  slider: there is now a slider for each norm.
+- A traceback in place of an error: for a record whose labels are unsigned 64-bit integers, for a `result.json` whose
+  eps is no number, for a Parquet table with a column of bytes, and in `casemate report` for an artifact whose images
+  are another artifact's.
 """
 _NOT_COVERED = """\
 ## What is not covered
@@ -106,7 +121,7 @@ def write(source: Path, path: Path) -> None:
         "| --- |" + " ---: |" * len(_HEAD) + " --- |",
     ]
     lines += [_line(row) for part in rows.values() for row in part]
-    lines += ["", *_examples(rows), _NOT_COVERED, "## How it was run", ""]
+    lines += ["", *_examples(rows), _FOUND, _NOT_COVERED, "## How it was run", ""]
     lines += ["| part | trials | command | commit | time |", "| --- | ---: | --- | --- | ---: |"]
     lines += [
         f"| {name} | {part['n']:,} | `{part['command']}` | {part['commit']} | {duration(part['seconds'])} |"

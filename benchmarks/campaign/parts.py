@@ -18,7 +18,7 @@ from benchmarks.campaign.sizes import Size
 from casemate.progress import Observer
 
 _PATIENCE = 6.0
-"""A command hangs if it takes so many times as long as without a fault, and a minute."""
+"""A command hangs if it takes this many times as long as without a fault, and a minute."""
 
 
 @final
