@@ -1,4 +1,4 @@
-"""Memory over many evaluations in one process: in the first tenth of them, in the last tenth, and the slope."""
+"""Memory over many evaluations in one process: in the first hundred, in the last hundred, and the slope."""
 
 import resource
 import time
@@ -15,8 +15,10 @@ _SECONDS = 2400.0
 """For all evaluations together."""
 _LOOK = 0.5
 """Seconds between looks at how far they are."""
-_TENTH = 10
-"""The first part of the evaluations is one tenth of them: caches of PyTorch and Python are filled in it."""
+_FIRST = 100
+"""Evaluations at the start in which caches of PyTorch and Python are filled; at most half of all."""
+_ENOUGH = 300
+"""Evaluations from which on the growth is judged."""
 
 
 def run(setting: Setting) -> list[Counts]:
@@ -39,20 +41,20 @@ def run(setting: Setting) -> list[Counts]:
         counts.lost += ended.code is not None
         return [counts]
     counts.numbers = judged(_read(sizes))
-    if count >= 10 * _TENTH and counts.numbers["growth, bytes per evaluation"] > _MOST:
+    if count >= _ENOUGH and counts.numbers["growth, bytes per evaluation"] > _MOST:
         counts.lost += 1
         counts.examples.append(f"memory grows by {counts.numbers['growth, bytes per evaluation']:,.0f} bytes each")
     return [counts]
 
 
 def judged(sizes: list[int]) -> dict[str, float]:
-    """What the sizes of a process after each evaluation say, in MB, and the slope after the first tenth in bytes."""
-    few = max(1, len(sizes) // _TENTH)
+    """What the sizes of a process after each evaluation say, in MB, and the slope after the first ones in bytes."""
+    few = min(_FIRST, len(sizes) // 2)
     later = np.array(sizes[few:], dtype=np.float64)
     slope = float(np.polyfit(np.arange(len(later)), later, 1)[0]) if len(later) > 1 else 0.0
     return {
-        "first tenth, MB": float(np.mean(sizes[:few])) / 1e6,
-        "last tenth, MB": float(np.mean(sizes[-few:])) / 1e6,
+        "first hundred, MB": float(np.mean(sizes[:few])) / 1e6,
+        "last hundred, MB": float(np.mean(sizes[-few:])) / 1e6,
         "growth, bytes per evaluation": slope,
     }
 

@@ -49,7 +49,7 @@ QUICK = Size(
     inputs=30,
     loaders=None,
     visitors=10,
-    evaluations=100,
+    evaluations=300,
 )
 TINY = Size(
     kills=(1, 1, 0, 0),
