@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from casemate.files import write_text
+
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "notebooks"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -119,7 +121,7 @@ def main(arguments: list[str]) -> int:
                 print(f"{name}: {error}", file=sys.stderr)
                 failed = 1
                 continue
-        path.write_text(as_text(done), encoding="utf-8")
+        write_text(path, as_text(done))
         print(f"{name}: {path.stat().st_size / 1000:.0f} kB")
     return failed
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import textwrap
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,26 +11,9 @@ from typing import Any, final
 import numpy as np
 import safetensors
 import torch
+from benchmarks.campaign import nets
 from benchmarks.campaign.outputs import contents, marks
 
-NETWORK = '''
-    """A network that says which third of an image is brightest, without any training."""
-
-    import torch
-    from torch import nn
-
-    from casemate import Classifier
-
-
-    def net():
-        layer = nn.Linear(64, 3)
-        columns = torch.arange(64) % 8
-        with torch.no_grad():
-            layer.bias.zero_()
-            for place in range(3):
-                layer.weight[place] = 20 / 16 * ((columns // 2) == place)
-        return Classifier(nn.Sequential(nn.Flatten(), layer), input_shape=(1, 8, 8), classes=("a", "b", "c")).eval()
-'''
 MODEL = "nets.py:net"
 DATA = "tiny.npz"
 _IMAGES, _NOISE = 600, 90.0
@@ -62,7 +45,7 @@ class Command:
 def write_inputs(folder: Path) -> Path:
     """Write the network and the images that the commands take; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "nets.py").write_text(textwrap.dedent(NETWORK).lstrip())
+    shutil.copy(nets.__file__, folder)
     images, labels = tiny_images(_IMAGES)
     np.savez(folder / DATA, images=images, labels=labels)
     return folder

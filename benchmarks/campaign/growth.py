@@ -61,11 +61,12 @@ def judged(sizes: list[int]) -> dict[str, float]:
 
 def resident(result: str, count: int) -> int:
     """Evaluate a network `count` times; the resident memory after each is a line of `result`. Has its own process."""
-    from benchmarks.campaign.results import images, network
+    from benchmarks.campaign.nets import net
+    from benchmarks.campaign.results import images
 
     from casemate import FGSM, evaluate
 
-    model, few = network(), images(6)
+    model, few = net(), images(6)
     with Path(result).open("w", encoding="ascii", buffering=1) as file:
         for _ in range(count):
             evaluate(model, few, eps=0.1, attacks={"fgsm": FGSM(eps=0.1)})

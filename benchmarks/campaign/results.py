@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from benchmarks.campaign.commands import tiny_images
-from torch import nn
+from benchmarks.campaign.nets import net
 
-from casemate import Classifier
 from casemate.attacks import FGSM, PGD, Passes
 from casemate.benchmark.entries import ENTRIES
 from casemate.benchmark.folder import BenchmarkFolder
@@ -25,19 +24,7 @@ from casemate.progress import NULL_OBSERVER
 from casemate.report.finished_evaluation import read_finished
 from casemate.training.state import TrainingState, read_state
 
-CLASSES = ("left", "middle", "right")
 Opens = Callable[[], Any]
-
-
-def network() -> Classifier:
-    """Says which third of an image is brightest."""
-    layer = nn.Linear(64, 3)
-    columns = torch.arange(64) % 8
-    with torch.no_grad():
-        layer.bias.zero_()
-        for place in range(3):
-            layer.weight[place] = 20 / 16 * ((columns // 2) == place)
-    return Classifier(nn.Sequential(nn.Flatten(), layer), input_shape=(1, 8, 8), classes=CLASSES).eval()
 
 
 def images(count: int) -> LabelledImages:
@@ -49,17 +36,17 @@ def images(count: int) -> LabelledImages:
 def evaluation() -> Evaluation:
     """A small evaluation of the network."""
     attacks = {"fgsm": FGSM(eps=0.2), "pgd": PGD(eps=0.2, steps=3)}
-    return evaluate(network(), images(12), eps=[0.1, 0.2], attacks=attacks)
+    return evaluate(net(), images(12), eps=[0.1, 0.2], attacks=attacks)
 
 
 def _record(folder: Path) -> Opens:
-    made, _ = make_record(evaluation(), network(), name="thirds", data="tiny")
+    made, _ = make_record(evaluation(), net(), name="thirds", data="tiny")
     write_record(made, folder)
     return lambda: read_record(folder / "record.json")
 
 
 def _hashed_record(folder: Path) -> Opens:
-    made, _ = make_record(evaluation(), network(), name="thirds", data="tiny")
+    made, _ = make_record(evaluation(), net(), name="thirds", data="tiny")
     write_record(made, folder, images=False)
     return lambda: read_hashed_record(folder / "record.json")
 
@@ -88,7 +75,7 @@ def _piece(folder: Path) -> Opens:
 
 
 def _training(folder: Path) -> Opens:
-    model, path = network(), folder / "m.training"
+    model, path = net(), folder / "m.training"
     optimizer = torch.optim.Adam(model.parameters())
     model(images(3).tensors()[0]).sum().backward()
     optimizer.step()
@@ -96,7 +83,7 @@ def _training(folder: Path) -> Opens:
     state.write(path, model, optimizer)
 
     def opens() -> TrainingState:
-        fresh = network()
+        fresh = net()
         return read_state(path, "f", fresh, torch.optim.Adam(fresh.parameters()))
 
     return opens
@@ -126,7 +113,7 @@ def _study(folder: Path) -> Opens:
 def _benchmark(folder: Path) -> Opens:
     entry = next(iter(ENTRIES.values()))
     data = {"dataset": "digits", "images": "0" * 64}
-    model = create(entry.network, input_shape=(1, 8, 8), classes=CLASSES, seed=0)
+    model = create(entry.network, input_shape=(1, 8, 8), classes=net().classes, seed=0)
     made = BenchmarkFolder(folder, data)
     made.keep_training("m", entry, model, {"seconds": 1.0, "history": [{"epoch": 1, "loss": 0.5}]})
 

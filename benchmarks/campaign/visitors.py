@@ -25,6 +25,8 @@ from benchmarks.campaign.parts import Setting
 from benchmarks.campaign.rooms import wait_until
 from PIL import Image
 
+from casemate.data.fashion_mnist import CLASSES
+
 _TIMEOUT = 600.0
 """Seconds after which an answer counts as hung: fifty visitors wait for each other."""
 _START, _END = 180.0, 60.0
@@ -35,7 +37,6 @@ _MOVES = 3
 _MORE_MEMORY = 600_000
 """KiB that the server may take beyond its memory after the first visitor."""
 _API = "/gradio_api"
-_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def run(setting: Setting) -> list[Counts]:
@@ -116,7 +117,7 @@ def _choice(draw: random.Random) -> dict[str, Any]:
     """Values of all controls."""
     norm = draw.choice(["Linf", "L2"])
     return {
-        "kind": draw.choice(_CLASSES),
+        "kind": draw.choice(CLASSES),
         "number": draw.randrange(1, 9),
         "model": draw.choice(["undefended", "fast", "trades", "certified"]),
         "attack": draw.choice(["FGSM", "BIM", "PGD", "MI-FGSM"]),

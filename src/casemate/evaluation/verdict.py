@@ -255,7 +255,12 @@ class Verdict:
         if not self.grades or self.fallen:
             return "red"
         full = self.number.budget in _FULL and self.trust.checked and not self.trust.weakened_by
-        return "green" if full and self.grades[0] in (Grade.PARTLY_ROBUST, Grade.ROBUST) else "yellow"
+        return "green" if full and self.mostly_robust else "yellow"
+
+    @property
+    def mostly_robust(self) -> bool:
+        """Whether the lowest grade is partly robust or better."""
+        return bool(self.grades) and self.grades[0] in (Grade.PARTLY_ROBUST, Grade.ROBUST)
 
     @property
     def number_sentence(self) -> str:

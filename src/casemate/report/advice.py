@@ -60,13 +60,9 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
         words = "Repeat it before each release; the command fails where the accuracy falls:"
         least = f"--fail-under {verdict.number.robust.low:.2f}"
         found.append(NextStep(words, f"{result.evaluate_command()} {least}" if result.from_command_line else ""))
-    elif not _mostly_robust(verdict) and (command := result.harden_command()):
+    elif not verdict.mostly_robust and (command := result.harden_command()):
         found.append(NextStep("To make the model more robust, and see what that costs:", command))
     return found
-
-
-def _mostly_robust(verdict: Verdict) -> bool:
-    return verdict.grades[0] in (Grade.PARTLY_ROBUST, Grade.ROBUST)
 
 
 def _is_robust(verdict: Verdict) -> bool:
