@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,11 +30,13 @@ from casemate.errors import DataError, ModelError, RecordError, ShapeError, Stor
 from casemate.evaluation import evaluate, evaluation, read_record, verify_record
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.intervals import percent
-from casemate.evaluation.verdict import Grade, read_verdicts
+from casemate.evaluation.intervals import share as estimated
+from casemate.evaluation.verdict import CONVENTION, Grade, read_verdicts
 from casemate.files import writing
 from casemate.models import Classifier, ModelMetadata, save
 from casemate.norms import Norm
 from casemate.report import evaluation_files
+from casemate.report.advice import steps_after
 from casemate.report.evaluation import build_evaluation
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, EvaluationResult
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
@@ -312,6 +314,62 @@ def test_the_page_is_made_from_the_stored_files_alone(done: Done, tmp_path: Path
     page = Page(build_evaluation(tmp_path).read_text())
     assert not [name for name, _ in page.tags if name == "script"]
     assert "<script>alert(1)</script>" in page.text
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ("batch-dependence", "its numbers, also without an attack, say nothing"),
+        ("losses", "its numbers under attack say"),
+    ],
+)
+def test_predictions_that_mean_nothing_void_the_clean_accuracy_too(
+    done: Done, tmp_path: Path, check: str, words: str
+) -> None:
+    for path in done.folder.iterdir():
+        if path.name != "report.html":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    result = json.loads((tmp_path / "result.json").read_text())
+    for each in result["checks"]:
+        if each["check"] == check:
+            each |= {"state": "voids", "value": 1.0, "threshold": 0.0, "sentence": "It rains", "flatters": False}
+            each |= {"not_run": None, "excuse": None}
+    for each in result["verdicts"]:
+        each["trust"]["because"], each["grade"]["grades"] = ["it rains"], []
+    result["record"] |= {"examples": 0, "unproven": 7, "robust_accuracy": [0.125 for _ in result["verdicts"]]}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    html = build_evaluation(tmp_path).read_text()
+    text = " ".join(Page(html).text.split())
+    assert words in text
+    both = check == "batch-dependence"
+    assert ("of the images correctly, one at a time 12.5 %." in text) == both
+    assert f'<tr class="{"void" if both else ""}"><th scope="row">none' in html
+    assert f'<tr class="void"><th scope="row">eps {result["verdicts"][-1]["eps"]:g}' in html
+    assert "no adversarial example that anybody can verify" in text
+    assert "The model was fooled on 7 images in a batch, but not reliably one at a time" in text
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.911, 269), (0.88, 50), (0.52, 40), (0.899, 100)])
+def test_the_number_of_images_that_is_advised_would_decide_the_grade(done: Done, share: float, n: int) -> None:
+    result = EvaluationResult.from_json(done.result, "here")
+    withstood = estimated(np.arange(n) < round(share * n))
+    grades = CONVENTION.reached(withstood.low, withstood.high)
+    assert len(grades) > 1
+    verdict = replace(
+        result.verdict, grades=grades, number=replace(result.verdict.number, withstood=withstood, budget="standard")
+    )
+    result = replace(result, verdicts=(verdict,), images=n)
+    (step,) = [each for each in steps_after(result) if "decide" in each.words or "border of two grades" in each.words]
+    if not step.command:
+        assert share == 0.899  # nearer to the border than any affordable number of images could tell
+        return
+    words = step.command.split()
+    more = int(words[words.index("--images") + 1])
+    again = estimated(np.arange(more) < round(withstood.value * more))
+    assert len(CONVENTION.reached(again.low, again.high)) == 1
+    fewer = more - n
+    before = estimated(np.arange(fewer) < round(withstood.value * fewer))
+    assert len(CONVENTION.reached(before.low, before.high)) > 1
 
 
 # Exit codes -----------------------------------------------------------------------------------------------------------

@@ -75,8 +75,9 @@ def test_the_box_of_a_verdict() -> None:
             "│                     without one. Ranges are 95 % intervals.                            │",
             "│ The grade           Weak: the interval ends below 50 %.                                │",
             "│                     Borders between grades: 10 %, 50 %, 90 % (a convention); of the    │",
-            "│                     165 defended Linf models on RobustBench 5 keep less than a tenth,  │",
-            "│                     41 less than half, 119 less than nine tenths, none more.           │",
+            "│                     165 defended Linf models on RobustBench, for other images and eps, │",
+            "│                     5 keep less than 10 %, 41 keep 10 to 50 %, 119 keep 50 to 90 %,    │",
+            "│                     none more.                                                         │",
             "╰────────────────────────────────────────────────────────────────────────────────────────╯",
         ]
     )
@@ -97,7 +98,7 @@ def test_the_titles_of_checks() -> None:
             "normalisation": "The pixels are on the scale that the network was trained on",
             "frozen-copy": "The copy that is attacked has the model's logits",
             "saturation": "The logits are close enough together for a float32 softmax",
-            "sample-size": "There are enough images",
+            "sample-size": "The interval is at most 10 points wide",
             "randomized": "The same image gets the same logits every time",
             "stateful-model": "The model gives the logits that it gave before the attacks",
             "fixed-randomness": "Robustness does not depend on keeping the random draws secret",

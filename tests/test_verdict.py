@@ -265,7 +265,7 @@ def test_doubts_and_failed_checks_are_named_with_every_verdict() -> None:
     untrusted = judged(1000, 950, 700, findings=(WRONG, failed, failed))
     assert untrusted.sentence.endswith(" 2 checks could not be completed: precision, precision.")
     assert untrusted.number_sentence.startswith("Not to be used: ")
-    assert untrusted.grade_sentence == "None: a number that is not to be trusted gets no grade."
+    assert untrusted.grade_sentence == "No grade: the number is not to be trusted."
 
 
 # Budgets and colours --------------------------------------------------------------------------------------------------

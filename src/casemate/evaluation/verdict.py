@@ -35,8 +35,8 @@ SCHEMA = 2
 in result.json as earlier versions wrote it; now that names `EVALUATION`. Results of version 1 lack that field, and have
 no verdicts but robust, broken and not to be trusted."""
 PUBLIC_MODELS = (
-    "of the 165 defended Linf models on RobustBench 5 keep less than a tenth, 41 less than half, 119 less than nine "
-    "tenths, none more"
+    "of the 165 defended Linf models on RobustBench, for other images and eps, 5 keep less than 10 %, 41 keep "
+    "10 to 50 %, 119 keep 50 to 90 %, none more"
 )
 """Part of a sentence: how many public models would get each grade (counted as in `docs/decisions.md`)."""
 
@@ -269,9 +269,9 @@ class Verdict:
 
     @property
     def grade_sentence(self) -> str:
-        """The sentence with the grades and the reason for them; it begins with "None:" if there is no grade."""
+        """The sentence with the grades and the reason for them, or that there is no grade."""
         if not self.grades:
-            return f"None: a number that is {UNTRUSTED} gets no grade."
+            return f"No grade: the number is {UNTRUSTED}."
         return f"{_capital(self.word)}: {self._reason}{self._low_clean}."
 
     @property

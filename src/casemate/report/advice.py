@@ -2,11 +2,16 @@
 
 from typing import NamedTuple
 
+from scipy import stats
+
 from casemate.evaluation.verdict import Grade, Verdict
+from casemate.intervals import CONFIDENCE
 from casemate.report.evaluation_result import EvaluationResult
 
 _MORE_IMAGES = 4
 """Times as many images halve the width of an interval."""
+_MOST_IMAGES = 50
+"""Times as many images that are still advised to decide a grade."""
 
 
 class NextStep(NamedTuple):
@@ -15,6 +20,8 @@ class NextStep(NamedTuple):
     words: str
     command: str = ""
     """The command that does it; "" if there is none."""
+    place: str = ""
+    """The part of the report to which the words lead, such as "check-randomized"; "" if there is none."""
 
 
 def steps_after(result: EvaluationResult) -> list[NextStep]:
@@ -24,10 +31,11 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
     if not verdict.trust.trusted:
         return [
             NextStep(
-                "Do not use the number. “Can the number be trusted?” below says what to correct in the model or in the "
-                "call; once that is done, evaluate again:",
-                result.evaluate_command(),
-            )
+                "Do not use the number. See what the checks that void it advise, and correct that in the model or in "
+                "the call.",
+                place="checks",
+            ),
+            NextStep("Once that is corrected, evaluate again:", result.evaluate_command()),
         ]
     if Grade.UNTRAINED in verdict.grades:
         return [
@@ -37,12 +45,9 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
             )
         ]
     found: list[NextStep] = []
-    if checks := ", ".join(verdict.trust.weakened_by):
-        found.append(
-            NextStep(
-                f"See “{checks}” among the checks below, and do what is advised there: the number may be too high."
-            )
-        )
+    for name in verdict.trust.weakened_by:
+        words = f"The number may be too high: see what the check “{name}” found and advises."
+        found.append(NextStep(words, place=f"check-{name}"))
     if verdict.fallen:
         found.append(NextStep(f"Do not rely on this model where somebody may alter its images by eps {eps}."))
     quick = [each for each in result.verdicts if Grade.NOT_BROKEN_QUICKLY in each.grades]
@@ -54,8 +59,7 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
         words = "Quote the number with its eps, norm, budget and interval. Other attacks may fool more images."
         found.append(NextStep(words))
     if verdict.undecided:
-        count = _MORE_IMAGES * result.images
-        found.append(NextStep("More images would decide the grade:", result.evaluate_command(images=count)))
+        found.append(_more_images(result))
     if _is_robust(verdict):
         words = "Repeat it before each release; the command fails where the accuracy falls:"
         least = f"--fail-under {verdict.number.robust.low:.2f}"
@@ -63,6 +67,22 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
     elif not verdict.mostly_robust and (command := result.harden_command()):
         found.append(NextStep("To make the model more robust, and see what that costs:", command))
     return found
+
+
+def _more_images(result: EvaluationResult) -> NextStep:
+    """How many images would decide the grade, if they are withstood as often as those that were attacked."""
+    withstood, borders = result.verdict.number.withstood, result.verdict.borders
+    if withstood is None or len(result.verdict.grades) == 1:  # guessing decides, not the borders
+        return NextStep(
+            "More images would decide the grade:", result.evaluate_command(images=_MORE_IMAGES * result.images)
+        )
+    for times in range(2, _MOST_IMAGES + 1):
+        count = times * withstood.n
+        interval = stats.binomtest(round(withstood.value * count), count).proportion_ci(CONFIDENCE, method="wilson")
+        if len(borders.reached(interval.low, interval.high)) == 1:
+            words = "This number of images would decide the grade, if as large a share of them withstands:"
+            return NextStep(words, result.evaluate_command(images=times * result.images))
+    return NextStep("The share that withstands lies on the border of two grades: quote both, or the number alone.")
 
 
 def _is_robust(verdict: Verdict) -> bool:

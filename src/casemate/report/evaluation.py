@@ -12,7 +12,7 @@ from casemate.errors import RecordError
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
 from casemate.evaluation.run_time import seconds_in_words
-from casemate.evaluation.verdict import Grade, Verdict
+from casemate.evaluation.verdict import UNTRUSTED, Grade, Number, Verdict
 from casemate.files import read_json, write_text
 from casemate.provenance import machine_in_words
 from casemate.report import evaluation_figures
@@ -40,6 +40,8 @@ _RAISED = {
     "note": ("note", "notes"),
 }
 """What one finding, and several, do to the number."""
+_SAME = 0.01
+"""Difference of two accuracies of one model below which both need not be stated."""
 _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32 to decide what fools the model"}
 
 
@@ -64,7 +66,7 @@ def build_evaluation(folder: Path) -> Path:
         .render(
             result=result,
             headline=_headline(result),
-            sentences=_sentences(result),
+            sentences=_sentences(result, table),
             todo=steps_after(result),
             filing=filing(result),
             command=result.evaluate_command(),
@@ -77,7 +79,7 @@ def build_evaluation(folder: Path) -> Path:
             nothing_to_show=_nothing_to_show(result),
             worst_class=_worst_class(result),
             attempts={"head": ATTEMPT_COLUMNS, "rows": result.attempt_rows()},
-            attacks=[(each.name, each.words, str(each.first_to_fool)) for each in result.attacks],
+            record_words=_record_words(result),
             budget_words={**BUDGETS_IN_WORDS, "own": "attacks chosen by the caller"}[result.verdict.number.budget],
             allowed=", ".join(
                 f"{percent(accuracy)} at eps {each.number.shown_eps}"
@@ -120,21 +122,21 @@ def _about(result: EvaluationResult) -> list[tuple[str, str]]:
 
 def _headline(result: EvaluationResult) -> str:
     """The grade at the largest eps, then those at smaller ones where they are others."""
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[Grade, ...], list[str]] = {}
     for each in reversed(result.verdicts):
-        found.setdefault(_graded(each), []).append(each.number.shown_eps)
-    if list(found) == [_NO_VERDICT]:
-        return _NO_VERDICT
-    words = "; ".join(f"{word} at eps {_listed(values[::-1])}" for word, values in found.items())
-    return words[0].upper() + words[1:]
+        found.setdefault(each.grades, []).append(each.number.shown_eps)
+    return ". ".join(_graded(grades, _listed(values[::-1])) for grades, values in found.items())
 
 
-def _graded(verdict: Verdict) -> str:
-    """The grade, or that it lies between two: said so that it is not taken for a property of the model's code."""
-    if not verdict.grades:
-        return _NO_VERDICT
-    first, last = verdict.grades[0], verdict.grades[-1]
-    return str(first) if first is last else f"between {first} and {last}"
+def _graded(grades: tuple[Grade, ...], eps: str) -> str:
+    """The grade at these eps, or the grades between which nothing is decided."""
+    match grades:
+        case ():
+            return _NO_VERDICT
+        case (grade,):
+            return f"{grade[0].upper()}{grade[1:]} at eps {eps}"
+        case _:
+            return f"Not decided at eps {eps}: {' or '.join(grades)}"
 
 
 def _listed(values: Sequence[str]) -> str:
@@ -142,17 +144,27 @@ def _listed(values: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _sentences(result: EvaluationResult) -> list[str]:
+def _sentences(result: EvaluationResult, table: Table) -> list[str]:
     """What a reader has to know, in the order of importance; no number that cannot be trusted."""
     verdict = result.verdict
     if not verdict.trust.trusted:
+        which = "its numbers under attack say" if result.clean_trusted else "its numbers, also without an attack, say"
         return [
-            "The model could not be measured: its numbers under attack say nothing. Treat it as unprotected until they "
-            "do.",
+            f"The model could not be measured: {which} nothing. Treat it as unprotected until they do.",
+            *_singly(result),
             *(f"{each[0].upper()}{each[1:]}." for each in verdict.trust.because),
             *([verdict.trust.unmade.strip()] if verdict.trust.unmade else []),
         ]
-    return [_outcome(result), _meaning(verdict), _trust(result)]
+    half = _half(result, table) if verdict.fallen else ""
+    return [_outcome(result), f"{_meaning(verdict)}{half}", _trust(result)]
+
+
+def _singly(result: EvaluationResult) -> list[str]:
+    """The accuracy without an attack in batches and image by image, where the model is not the same in both."""
+    alone, clean = result.clean_singly, result.verdict.number.clean.value
+    if result.clean_trusted or alone is None or abs(alone - clean) < _SAME:
+        return []
+    return [f"In batches it classifies {percent(clean)} of the images correctly, one at a time {percent(alone)}."]
 
 
 def _outcome(result: EvaluationResult) -> str:
@@ -219,6 +231,13 @@ def _trust(result: EvaluationResult) -> str:
     return f"The number may be too high: {found}.{trust.unmade}"
 
 
+def _record_words(result: EvaluationResult) -> str:
+    """How many adversarial examples others can check."""
+    if not result.proven:
+        return "no adversarial example that anybody can verify"
+    return f"{result.proven:,} adversarial example{'s' * (result.proven > 1)} that anybody can verify"
+
+
 def _check_words(result: EvaluationResult) -> str:
     """How many checks were raised, by what that means, and how many passed, in short."""
     states = Counter(each.state for each in result.checks)
@@ -232,12 +251,26 @@ def _fooled(result: EvaluationResult, table: Table) -> str:
     right, left = (round(each.value * each.n) for each in (number.clean, number.robust))
     if not result.verdict.trust.trusted:
         return ""
-    distances = np.asarray(table["distance"][~is_missing(table["first_success"])], dtype=float)
-    half = f", half of them by at most {np.median(distances):.2g} in {number.norm}" if len(distances) else ""
     return (
         f"Attacks up to eps {number.shown_eps} made the model wrong on {right - left:,} of the {right:,} images that "
-        f"it gets right{half}."
+        f"it gets right.{_half(result, table)}"
     )
+
+
+def _half(result: EvaluationResult, table: Table) -> str:
+    """The change that was enough for half of the fooled images, as a sentence that follows another one; or ""."""
+    distances = np.asarray(table["distance"][~is_missing(table["first_success"])], dtype=float)
+    if not len(distances):
+        return ""
+    median = _in_levels(float(np.median(distances)), result.verdict.number)
+    return f" For half of the fooled images a change of {median} was enough."
+
+
+def _in_levels(radius: float, number: Number) -> str:
+    """A radius, for pixels in [0, 1] and Linf also in the grey levels of an image file."""
+    if number.norm != "linf" or number.bounds != (0.0, 1.0):
+        return f"{radius:.2g} ({number.norm})"
+    return f"{radius:.2g} a pixel ({255 * radius:.2g} of 255 grey levels)"
 
 
 def _nothing_to_show(result: EvaluationResult) -> str:
@@ -246,7 +279,7 @@ def _nothing_to_show(result: EvaluationResult) -> str:
     if not result.holds_images:
         return "This evaluation was written without images."
     if number.robust.value < number.clean.value:
-        return "The model changed its answers although no image was changed, so there is nothing to show."
+        return "The model's answers changed with no change of the image, so no picture shows what fooled it."
     return "No image was fooled."
 
 
@@ -256,11 +289,13 @@ def _worst_class(result: EvaluationResult) -> str:
     if not result.verdict.trust.trusted or worst.robust.value == best.robust.value:
         return ""
     eps = result.verdict.number.shown_eps
-    return f"Least robust class: {worst.name}, {percent(worst.robust.value)} under attack at eps {eps}."
+    return f"Least robust class: {worst.name}, {worst.robust:n} under attack at eps {eps}."
 
 
 def _class_words(result: EvaluationResult) -> str:
     """The least and the most robust class."""
+    if not result.verdict.trust.trusted:
+        return UNTRUSTED
     worst, best = result.per_class[0], result.per_class[-1]
     if worst.robust.value == best.robust.value:
         return f"{percent(worst.robust.value)} in every class under attack"

@@ -33,16 +33,25 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
     if beside is not None:
         known = {0.0: beside.clean, **{eps: each for eps, each in beside.robust.items() if eps <= values[-1]}}
         rows += _rows(beside.name, list(known), list(known.values()))
-        style = {"color": palette.GREY, "marker": "s", "linestyle": "--", "markersize": 5, "label": "undefended model"}
-        estimate_line(place, list(known), list(known.values()), percent=True, **style)
-    own: dict[str, Any] = {"color": palette.BLUE, "marker": "o", "label": "this model"}
+        # marks alone: in between its accuracy is far from a straight line; large and hollow, to be seen under others
+        style = {"color": palette.GREY, "marker": "s", "linestyle": "none", "markersize": 9, "fillstyle": "none"}
+        place.plot(
+            known.keys(),
+            [100 * each.value for each in known.values()],
+            label="undefended model",
+            clip_on=False,
+            **style,
+        )
+    own: dict[str, Any] = {"color": palette.BLUE, "marker": "o", "label": "this model", "zorder": 3}
+    if not result.verdict.trust.trusted:
+        own["alpha"] = 0.35
     if len(values) > 2:
         estimate_line(place, values, worst, percent=True, linewidth=2.2, **own)
     else:  # a line between two points would be read as measured
         shares = [(100 * each.value, 100 * (each.value - each.low), 100 * (each.high - each.value)) for each in worst]
         height, down, up = zip(*shares, strict=True)
         place.errorbar(values, height, (down, up), linestyle="none", capsize=4, **own)
-    for eps, each in zip(values, worst, strict=True):
+    for eps, each in zip(values, worst, strict=True) if result.verdict.trust.trusted else ():
         words, (move, align) = f"{100 * each.value:.0f} %", ((0, "center") if eps == values[-1] else (6, "left"))
         style = {"ha": align, "va": "bottom", "fontsize": 11, "fontweight": "bold", "color": palette.BLUE}
         place.annotate(words, (eps, 100 * each.value), (move, 7), textcoords="offset points", **style)
@@ -50,13 +59,13 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
         style = {"fontsize": 15, "color": palette.BAD, "ha": "center", "va": "center", "rotation": 20, "zorder": 6}
         place.text(0.55, 0.55, "cannot be trusted", transform=place.transAxes, **style)
     clean = number.clean.value
-    broken, weak = max(borders.broken * clean, number.guessing), borders.weak * clean
+    broken, weak, robust = max(borders.broken * clean, number.guessing), borders.weak * clean, borders.robust * clean
     lowest = "broken" if broken > number.guessing else "broken (guessing)"
-    for least, words in ((broken, lowest), (weak, "weak")):
+    for least, words in ((broken, f"{lowest} below"), (weak, "weak below"), (robust, "robust above")):
         if least >= broken:  # among few classes guessing may lie above the border of weak
             place.axhline(100 * least, color=palette.GREY, linestyle=":", linewidth=1)
             style = {"fontsize": 8.5, "color": palette.SOFT, "va": "top", "ha": "left"}
-            place.annotate(f"{words} below", (0, 100 * least), (4, -2), textcoords="offset points", **style)
+            place.annotate(words, (0, 100 * least), (4, -2), textcoords="offset points", **style)
     share = share_of_range(number.eps, number.bounds, number.norm)
     place.set_xlabel(f"eps ({number.norm}){f'; {format_eps(number.eps)} is {share}' if share else ''}")
     percent_axis(place)
@@ -68,8 +77,8 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
         "robust-accuracy",
         title="Accuracy against the size of the change",
         caption="Share of the images that are classified correctly under every attack, at this and every smaller eps, "
-        "with its 95 % interval. Between the points nothing was measured. Below the dotted lines a model is weak, or "
-        f"broken.{others}",
+        "with its 95 % interval. Between the points nothing was measured. The dotted lines are the borders of the "
+        f"grades for a model of this accuracy without an attack; guessing reaches {percent(number.guessing)}.{others}",
         alt="; ".join(f"{name}, eps {format_eps(eps)}: {percent(value)}" for eps, name, value, *_ in rows) + ".",
         columns=("eps", "model", "accuracy", "low", "high"),
         rows=rows,

@@ -15,6 +15,16 @@ from casemate.evaluation.findings import CHECKS
 from casemate.norms import format_eps
 
 _GRAVEST_FIRST = ("voids", "weakens", "note", "not run", "passed")
+_ABOUT_PREDICTIONS = (
+    "batch-dependence",
+    "memory",
+    "way-of-calling",
+    "stateful-model",
+    "labels",
+    "normalisation",
+    "masked-classes",
+)
+"""Checks that void the accuracy without an attack as well: the predictions are not the model's, or the labels wrong."""
 
 
 class ClassAccuracy(NamedTuple):
@@ -173,6 +183,19 @@ class EvaluationResult:
         words = f"{passed} check{'' if passed == 1 else 's'} passed"
         return f"{words}, {skipped} not run" if skipped else words
 
+    @property
+    def clean_trusted(self) -> bool:
+        """Whether the accuracy without an attack can be trusted: no finding says that the predictions mean nothing."""
+        return not any(each.state == "voids" and each.check in _ABOUT_PREDICTIONS for each in self.checks)
+
+    @property
+    def clean_singly(self) -> float | None:
+        """Accuracy without an attack with each image in a batch of its own; None if the record does not state it.
+
+        The record was checked image by image. If it has no adversarial example, all that it allows is this.
+        """
+        return None if self.proven else self.proven_accuracy[-1]
+
     def verify_command(self, record: Path | str = "record.json", data: Path | str | None = None) -> str:
         """The command by which others check `record`, for a shell; `data` is the file with the images, if known.
 
@@ -244,20 +267,35 @@ class EvaluationResult:
             for each in self.attempts
         ]
 
+    def attack_rows(self) -> list[tuple[str, str, str]]:
+        """The table of settings as texts: for each attack its name, settings, and how many images it fooled first."""
+        ran = {each.attack for each in self.attempts}
+        return [
+            (each.name, each.words, str(each.first_to_fool) if each.name in ran else "not needed: no image was left")
+            for each in self.attacks
+        ]
+
     def check_rows(self) -> list[CheckRow]:
         """The table of checks: a row for each, in the order of `checks`."""
         return [
             CheckRow(
                 name=each.check,
                 title=each.title,
-                about=CHECKS[each.check].why.replace("`", "") if each.check in CHECKS else "",
+                about=CHECKS[each.check].why if each.check in CHECKS else "",
                 state=each.state,
-                measured="" if each.value is None else f"{each.value:.3g}",
-                threshold="" if each.threshold is None else f"{each.threshold:.3g}",
+                measured="" if each.value is None or _otherwise(each) else f"{each.value:.3g}",
+                threshold="" if each.threshold is None or _otherwise(each) else f"{each.threshold:.3g}",
                 seen=each.finding.sentence if each.finding is not None else each.not_run or each.excuse or "",
             )
             for each in self.checks
         ]
+
+
+def _otherwise(found: Checked) -> bool:
+    """Whether a check was raised for another reason than its threshold, which its sentence states."""
+    if found.finding is None or found.value is None or found.threshold is None:
+        return False
+    return found.value <= found.threshold
 
 
 CLASS_COLUMNS = ("class", "without an attack", "under attack", "n")

@@ -26,9 +26,10 @@ _UNTESTED: Mapping[str, str] = {
     "white_box": "attacks by gradients",
     "black_box": "attacks by queries",
     "transfer": "attacks by a substitute model (--substitute)",
-    "adaptive": "checks for gradients that mislead attacks",
+    "adaptive": "checks of the model, the images and the attacks",
 }
 """What was not tested, by topic: the first eight by no evaluation, the others where it had no such attack or check."""
+_VOID = "Not to be used: checks void it."
 
 
 @final
@@ -76,13 +77,14 @@ def _item(found: Mapping[str, Any], facts: Mapping[str, str]) -> Item:
 
 def _accuracy(result: EvaluationResult) -> str:
     clean = result.verdict.number.clean
-    return f"Accuracy without an attack: {clean:n} (95 % interval) on {result.data}."
+    unused = "" if result.clean_trusted else f" {_VOID}"
+    return f"Accuracy without an attack: {clean:n} (95 % interval) on {result.data}.{unused}"
 
 
 def _robustness(result: EvaluationResult) -> str:
     number = result.verdict.number
     values = "; ".join(f"{each.number.robust:n} at eps {each.number.shown_eps}" for each in result.verdicts)
-    unused = "" if result.verdict.trust.trusted else " Not to be used: checks void it."
+    unused = "" if result.verdict.trust.trusted else f" {_VOID}"
     return f"Accuracy under all attacks in {number.norm}, budget {number.budget}: {values}.{unused}"
 
 
@@ -113,7 +115,7 @@ def _adaptive(result: EvaluationResult) -> str:
         return ""
     raised = [each.check for each in result.checks if each.state in ("voids", "weakens")]
     found = f"raised: {', '.join(raised)}" if raised else "none that voids or weakens the number was raised"
-    return f"{len(states) - states.count('not run')} checks for gradients that mislead attacks; {found}."
+    return f"{len(states) - states.count('not run')} checks of the model, the images and the attacks; {found}."
 
 
 def _reproducible(result: EvaluationResult) -> str:
@@ -126,8 +128,11 @@ def _reproducible(result: EvaluationResult) -> str:
 
 def _uncertainty(result: EvaluationResult) -> str:
     number = result.verdict.number
-    width = percent((number.robust.high - number.robust.low) / 2)
-    return f"95 % intervals from {result.images:,} images (about {width} to either side at the largest eps)."
+    low, high = percent(number.robust.low), percent(number.robust.high)
+    return (
+        f"95 % intervals from {result.images:,} images; that of the accuracy under attack at the largest eps: {low} to "
+        f"{high}."
+    )
 
 
 _FACTS: Mapping[str, Callable[[EvaluationResult], str]] = {

@@ -328,8 +328,10 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
         return NotRun("Square was not among the attacks")
     if not any(attempt.passes.backward for attempt in context.cascade.attempts):
         return NotRun("no attack by gradient was run")
-    found = [context.cascade.attempt(context.eps, name) for name in names]
-    fooled = sum(attempt.fooled for attempt in found if attempt is not None)
+    found = [each for name in names if (each := context.cascade.attempt(context.eps, name)) is not None]
+    if not found:
+        return NotRun("the attacks before Square left it no image")
+    fooled = sum(attempt.fooled for attempt in found)
     value = fooled / len(context.images)
     return Measured(
         value,
@@ -349,8 +351,8 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     why="Any image can be turned into any other, so that an attack which looks for the nearest adversarial image "
     "at any distance (Carlini and Wagner, EAD, L-BFGS, DeepFool, FAB, HopSkipJump, SurFree) has to find one. Where it "
     "finds none, its budget is too small or its gradient misleads (Carlini et al. 2019, arXiv 1902.06705).",
-    advice="Raise the attack's steps (where it searches for a constant, also `binary_search_steps` or "
-    "`initial_const`), and do not rely on it alone.",
+    advice="Do not rely on this attack alone. Where it was chosen by hand, raise its steps, and "
+    "`binary_search_steps` or `initial_const` where it has them; else use the budget thorough.",
 )
 def nothing_found(context: CheckContext) -> Measured | NotRun:
     """Share of images for which a minimum-norm attack found no adversarial image.
@@ -359,18 +361,19 @@ def nothing_found(context: CheckContext) -> Measured | NotRun:
     """
     ran = [attempt for attempt in context.cascade.attempts if attempt.unlimited and attempt.tried]
     if not ran:
-        return NotRun("no minimum-norm attack had an image to attack")
+        return NotRun("no minimum-norm attack was among the attacks, or none had an image to attack")
 
     def missed(attempt: Attempt) -> float:
         return attempt.not_found / attempt.tried
 
     best = [min((each for each in ran if each.eps == eps), key=missed) for eps in {each.eps for each in ran}]
     most = max(best, key=missed)
+    alone = all(each.unlimited for each in context.cascade.attempts)
     return Measured(
         most.not_found / most.tried,
         f"{most.attack} found no adversarial image, at any distance, for {most.not_found} of {most.tried} images: its "
-        "budget is too small, or its gradient misleads",
-        at_most=Severity.VOIDS if all(each.unlimited for each in context.cascade.attempts) else Severity.WEAKENS,
+        f"budget is too small, or its gradient misleads{'' if alone else ' (the other attacks had these images too)'}",
+        at_most=Severity.VOIDS if alone else Severity.WEAKENS,
     )
 
 
@@ -529,8 +532,9 @@ def re_checked(context: CheckContext) -> Measured | NotRun:
     value, still = 1 - again.double().mean().item(), rounded.double().mean().item()
     return Measured(
         value,
-        f"{percent(value)} of {len(chosen)} adversarial examples do not reproduce at batch size 1; after rounding "
-        f"to whole grey levels {percent(1 - still)} do not fool",
+        f"{f'{percent(value)} of' if value else 'all'} {len(chosen)} adversarial examples "
+        f"{'do not ' if value else ''}reproduce at batch size 1; rounded to whole grey levels, as in image files, "
+        f"{percent(1 - still)} no longer fool",
         at_least=Severity.NOTE if still < _REPRODUCED else None,
         at_most=Severity.WEAKENS if context.randomised else Severity.VOIDS,
         flatters=False,

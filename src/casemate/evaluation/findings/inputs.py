@@ -103,7 +103,8 @@ def training_mode(context: CheckContext) -> Measured:
     why="If the logits of an image depend on the other images of its batch, as with batch normalisation in "
     "training mode, an attack on a batch says nothing about an image on its own (Ioffe and Szegedy 2015, arXiv "
     "1502.03167).",
-    advice="Put the model in evaluation mode, so that batch normalisation uses its running averages.",
+    advice="Look in the model's code for what uses the whole batch, such as a mean over its first dimension, or a "
+    "layer that is kept in training mode, and let it use fixed numbers.",
     reads="inputs",
 )
 def batch_dependence(context: CheckContext) -> Measured:
@@ -462,7 +463,7 @@ def saturation(context: CheckContext) -> Measured:
 
 @check(
     "sample-size",
-    "There are enough images",
+    "The interval is at most 10 points wide",
     note=0.1,
     unit="points",
     why="A wide interval decides little: two models whose intervals overlap that much may be equally robust (the "

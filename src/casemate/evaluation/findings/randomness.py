@@ -81,7 +81,8 @@ def randomized(context: CheckContext) -> Measured:
     voids=0,
     why="A model that counts or stores its inputs, or whose output changes only now and then (too rarely to count as "
     "randomised), is several models in turn, and an attack on one of them says nothing about the others.",
-    advice="Evaluate the model in one fixed state.",
+    advice="Look in the model's code for what changes from call to call, such as a counter, stored inputs or averages "
+    "that are updated, and keep it fixed.",
 )
 def stateful_model(context: CheckContext) -> Measured:
     """Largest share of the images whose prediction or logit gap changes when the model runs on them again.
