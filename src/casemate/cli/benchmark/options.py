@@ -19,7 +19,7 @@ from casemate.cli.shared.options import Flag, Json, Machine, check_folder
 class Benchmark:
     """The options of the command, and how it runs."""
 
-    request: BenchmarkRequest = field(default_factory=BenchmarkRequest)
+    request: Annotated[BenchmarkRequest, arg(name="")] = field(default_factory=BenchmarkRequest)
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/benchmark")
     """The folder for all files."""
     list: Flag = False

@@ -31,7 +31,7 @@ from casemate.norms import format_eps
 class Certify:
     """Prove how robust a model is at least, and attack what is not proven."""
 
-    certification: CertifyRequest
+    certification: Annotated[CertifyRequest, arg(name="")]
     fail_under: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: never)")] = None
     """Exit with 3 if the lower end of the 95 % interval of the certified accuracy at the largest eps is below X, such
     as 0.6 or 60%."""

@@ -58,7 +58,7 @@ class Compare:
     json: Json = False
     ci: CiFiles = field(default_factory=CiFiles)
     engine: EngineOptions = field(default_factory=EngineOptions)
-    evaluation: CompareRequest = field(default_factory=CompareRequest)
+    evaluation: Annotated[CompareRequest, arg(name="")] = field(default_factory=CompareRequest)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:

@@ -33,7 +33,7 @@ from casemate.report.ci.gate import Compared
 class Evaluate:
     """Measure how robust a model is, and whether the result can be trusted."""
 
-    evaluation: EvaluateRequest
+    evaluation: Annotated[EvaluateRequest, arg(name="")]
     fail_under: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: never)")] = None
     """Exit with 3 if the robust accuracy at the largest eps cannot be trusted, or the lower end of its 95 % interval is
     below X, such as 0.6 or 60%."""

@@ -27,7 +27,7 @@ _NO_OPTIONS = {"seed", "patience", "continue_after_stop", "save_epochs", "monito
 class AbstractHardenCommand:
     """The options that are no settings of the training, and how the command runs."""
 
-    hardening: HardenRequest
+    hardening: Annotated[HardenRequest, arg(name="")]
     images: HardenImages = field(default_factory=HardenImages)
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/harden-MODEL)")] = None
     """The folder for the files."""

@@ -20,7 +20,7 @@ _PORTS = range(1, 65536)
 class Play:
     """Attack images in the browser, and see which models hold."""
 
-    request: PlayRequest = field(default_factory=PlayRequest)
+    request: Annotated[PlayRequest, arg(name="")] = field(default_factory=PlayRequest)
     port: Annotated[int, arg(metavar="N")] = 7860
     """The port of the page on this machine."""
     no_browser: Flag = False
