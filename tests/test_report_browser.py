@@ -73,7 +73,9 @@ def test_the_numbers_shown_are_the_librarys(evaluation: Path, found: Evaluation)
         rows = page.page.locator("table.measure").first.locator("tbody tr").all_inner_texts()
         numbers = [re.findall(r"[\d.]+ %", row) for row in rows]
         wanted = [found.verdict.number.clean, *(each.number.robust for each in found.verdicts)]
-        assert numbers == [[percent(part) for part in (each.value, each.low, each.high)] for each in wanted]
+        shares = [percent(each.number.withstood.value) for each in found.verdicts if each.number.withstood is not None]
+        of_all = [[percent(part) for part in (each.value, each.low, each.high)] for each in wanted]
+        assert numbers == [of_all[0], *([*row, share] for row, share in zip(of_all[1:], shares, strict=True))]
         dots = page.page.locator("table.measure").first.locator(".spot")
         for place, each in enumerate(wanted):
             dot, line = dots.nth(place).bounding_box(), dots.nth(place).locator("..").bounding_box()
