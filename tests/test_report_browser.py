@@ -67,7 +67,7 @@ def test_anybody_can_read_it(request: pytest.FixtureRequest, kind: str, width: i
 
 def test_the_numbers_shown_are_the_librarys(evaluation: Path, found: Evaluation) -> None:
     with read(evaluation) as page:
-        said = page.page.locator("#verdict").inner_text()
+        said = page.page.locator("#verdict").inner_text().replace("\N{NO-BREAK SPACE}", " ")
         assert percent(found.verdict.number.clean.value) in said
         assert percent(found.verdict.number.robust.value) in said
         rows = page.page.locator("table.measure").first.locator("tbody tr").all_inner_texts()

@@ -258,9 +258,12 @@ def _fooled(result: EvaluationResult, table: Table) -> str:
 
 
 def _half(result: EvaluationResult, table: Table) -> str:
-    """The change that was enough for half of the fooled images, as a sentence that follows another one; or ""."""
+    """The change that was enough for half of the fooled images, as a sentence that follows another one; or "".
+
+    Attacks within eps alone go as far as they may, and say nothing about smaller changes.
+    """
     distances = np.asarray(table["distance"][~is_missing(table["first_success"])], dtype=float)
-    if not len(distances):
+    if not len(distances) or not any(each.unlimited for each in result.attempts):
         return ""
     median = _in_levels(float(np.median(distances)), result.verdict.number)
     return f" For half of the fooled images a change of {median} was enough."

@@ -19,8 +19,8 @@ _CODE = re.compile(r"`([^`]+)`")
 def template_environment(package: str = "casemate.report") -> jinja2.Environment:
     """The Jinja environment with the HTML templates of `package` and of `casemate.report`, which escapes values.
 
-    A template of `package` may extend one of `casemate.report`. It adds filters for figures, shares, code in
-    text and table cells, and the colours of the page, the version and the time. An unknown variable is an error; a
+    A template of `package` may extend one of `casemate.report`. It adds filters for figures, shares, text and
+    table cells, and the colours of the page, the version and the time. An unknown variable is an error; a
     template that is not installed raises `StoreError`.
     """
 
@@ -38,6 +38,7 @@ def template_environment(package: str = "casemate.report") -> jinja2.Environment
     made.filters["inline"] = lambda figure: Markup(palette.themed(figure.svg.decode(), figure.name, figure.alt))
     made.filters["csv_uri"] = lambda figure: data_uri("text/csv", figure.csv.encode())
     made.filters["percent"] = percent
+    made.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     made.filters["code"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
     made.globals |= {
         "palette": palette,
