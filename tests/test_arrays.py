@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -21,12 +22,23 @@ import safetensors.torch
 import torch
 
 import casemate
-from casemate.arrays import UnsoundError, open_npz, parse_safetensors, read_safetensors
+from casemate.arrays import (
+    SIGNATURE,
+    UnsoundError,
+    is_archive,
+    is_pickle,
+    open_npz,
+    parse_safetensors,
+    read_safetensors,
+)
 from casemate.cli.main import main
 from casemate.data import read_images
 from casemate.errors import DataError
 from casemate.evaluation import Evaluation, make_record, write_record
-from casemate.models import ModelMetadata, save
+from casemate.models import ModelMetadata, open_model, save
+from casemate.models.checkpoint import sidecar_of
+from casemate.models.sources.formats import format_of
+from casemate.models.sources.weights import read_weights
 from conftest import tiny_images
 from test_record import found as found
 from test_record import thirds
@@ -385,3 +397,40 @@ def test_the_command_line_shows_one_error(tmp_path: Path, capsys: pytest.Capture
     err = capsys.readouterr().err
     assert "images are compressed by method 99" in " ".join(err.split())
     assert "Traceback" not in err
+
+
+# Safetensors or pickle ------------------------------------------------------------------------------------------------
+def with_header_of(raw: bytes, length: int) -> bytes:
+    """The .safetensors file with its header padded by spaces to `length` bytes."""
+    before = int.from_bytes(raw[:8], "little")
+    return length.to_bytes(8, "little") + raw[8 : 8 + before].ljust(length) + raw[8 + before :]
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 0x4B50])
+def test_a_header_whose_length_looks_like_a_pickle_or_an_archive_is_read(tmp_path: Path, length: int) -> None:
+    path = save(thirds(), tmp_path / "model.safetensors", ModelMetadata(architecture="linear", dataset="tiny"))
+    raw = with_header_of(path.read_bytes(), length)
+    assert raw[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
+    path.write_bytes(raw)
+    sidecar = sidecar_of(path)
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"sha256": hashlib.sha256(raw).hexdigest()}))
+    assert format_of(path) == "safetensors"
+    expected = thirds().state_dict()
+    weights = read_weights(path)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    assert open_model(str(path)).model.state_dict().keys() == expected.keys()
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("content", [{}, {"a": 1}, {"weights": "x" * 70_000}, list(range(300))])
+def test_pickles_are_known_as_pickles(content: object, protocol: int) -> None:
+    assert is_pickle(pickle.dumps(content, protocol)[:SIGNATURE])
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_files_of_torch_are_known(old: bool) -> None:
+    file = io.BytesIO()
+    torch.save(thirds().state_dict(), file, _use_new_zipfile_serialization=not old)
+    head = file.getvalue()[:SIGNATURE]
+    assert (is_archive(head), is_pickle(head)) == (not old, old)

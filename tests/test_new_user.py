@@ -119,7 +119,9 @@ def test_4_what_makes_the_run_pointless_stops_it_before_any_attack(run: Run, fau
     pixels, labels = (shifted() if fault == "labels" else IMAGES).tensors()
     np.savez("wrong.npz", images=((255 if fault == "pixels" else 1) * pixels).numpy(), labels=labels.numpy())
     message = said(run, "evaluate", "mine:bare", "--data", "wrong.npz", *EVALUATE[4:], code=2)
-    assert {"labels": "if the labels are renamed (", "pixels": "store pixels from 0 to 255 as uint8"}[fault] in message
+    assert {"labels": "if the labels are numbered as", "pixels": "store pixels from 0 to 255 as uint8"}[
+        fault
+    ] in message
     assert "Attacking" not in message
     assert not Path("runs").exists()
 

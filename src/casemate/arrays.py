@@ -218,6 +218,28 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118 (not a dict)
 
 
+SIGNATURE = 9
+"""Number of bytes at the beginning of a file from which `is_archive` and `is_pickle` know it."""
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a zip archive, as torch.save writes it.
+
+    A .safetensors file may begin with PK too: it begins with the length of its header.
+    """
+    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def is_pickle(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a pickle of protocol 2 to 5.
+
+    A .safetensors file may begin with the same two bytes: with the length of its header, of 640 or 1,408 bytes for
+    example. Then bytes 4 to 7 of that length are zero, and the header's brace follows it.
+    """
+    protocol = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return protocol and not (head[4:8] == bytes(4) and head[8:9] == b"{")
+
+
 @guarded
 def parse_safetensors(raw: bytes) -> dict[str, Tensor]:
     """The tensors, by name, of a .safetensors file whose whole content is `raw`. Raises `UnsoundError`."""

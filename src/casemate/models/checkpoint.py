@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from casemate._version import __version__
-from casemate.arrays import UnsoundError, parse_safetensors
+from casemate.arrays import UnsoundError, is_archive, is_pickle, parse_safetensors
 from casemate.errors import ModelError
 from casemate.files import read_file, read_json, write_bytes, write_json
 from casemate.models.classifier import Classifier
@@ -205,7 +205,7 @@ def _tensors(path: Path, raw: bytes) -> dict[str, torch.Tensor]:
 
     Raises `ModelError` for a pickle, and for an incomplete or damaged file.
     """
-    if raw[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"):
+    if is_pickle(raw) or is_archive(raw):
         raise ModelError(
             f"{path} is a pickle (or a PyTorch .pt file), which is not loaded, since it could execute code. {_OWN}"
         )

@@ -23,6 +23,11 @@ class NextStep(NamedTuple):
     place: str = ""
     """The part of the report to which the words lead, such as "check-randomized"; "" if there is none."""
 
+    @classmethod
+    def by(cls, words: str, command: str) -> "NextStep":
+        """A step with its command after the words, or the words alone where there is no command."""
+        return cls(f"{words}:" if command else f"{words}.", command)
+
 
 def steps_after(result: EvaluationResult) -> list[NextStep]:
     """What the reader of an evaluation should do, the most urgent first."""
@@ -35,13 +40,14 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
                 "the call.",
                 place="checks",
             ),
-            NextStep("Once that is corrected, evaluate again:", result.evaluate_command()),
+            NextStep.by("Once that is corrected, evaluate again", result.evaluate_command()),
         ]
     if Grade.UNTRAINED in verdict.grades:
         return [
             NextStep(
-                "Check the labels, the range and the normalisation of the images, and the order of the classes: the "
-                "model does no better than guessing, so nothing can be said of its robustness."
+                "Check that the weights were loaded (--weights), the labels, the range and the normalisation of the "
+                "images, and the order of the classes: the model does no better than guessing, so nothing can be said "
+                "of its robustness."
             )
         ]
     found: list[NextStep] = []
@@ -53,17 +59,18 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
     quick = [each for each in result.verdicts if Grade.NOT_BROKEN_QUICKLY in each.grades]
     if quick:
         where = "" if verdict in quick else f" at eps {' and '.join(each.number.shown_eps for each in quick)}"
-        words = f"This was a first look{where}. Before you quote a number:"
-        found.append(NextStep(words, result.evaluate_command(budget="standard")))
+        words = f"This was a first look{where}. Evaluate with the budget standard before you quote a number"
+        found.append(NextStep.by(words, result.evaluate_command(budget="standard")))
     elif not verdict.fallen:
         words = "Quote the number with its eps, norm, budget and interval. Other attacks may fool more images."
         found.append(NextStep(words))
     if verdict.undecided:
         found.append(_more_images(result))
     if _is_robust(verdict):
-        words = "Repeat it before each release; the command fails where the accuracy falls:"
-        least = f"--fail-under {verdict.number.robust.low:.2f}"
-        found.append(NextStep(words, f"{result.evaluate_command()} {least}" if result.from_command_line else ""))
+        command = result.evaluate_command()
+        words = f"Repeat it before each release{'; the command fails where the accuracy falls' if command else ''}"
+        least = f" --fail-under {verdict.number.robust.low:.2f}"
+        found.append(NextStep.by(words, f"{command}{least}" if command else ""))
     elif not verdict.mostly_robust and (command := result.harden_command()):
         found.append(NextStep("To make the model more robust, and see what that costs:", command))
     return found
@@ -72,17 +79,19 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
 def _more_images(result: EvaluationResult) -> NextStep:
     """How many images would decide the grade, if they are withstood as often as those that were attacked."""
     withstood, borders = result.verdict.number.withstood, result.verdict.borders
-    if withstood is None or len(result.verdict.grades) == 1:  # guessing decides, not the borders
-        return NextStep(
-            "More images would decide the grade:", result.evaluate_command(images=_MORE_IMAGES * result.images)
-        )
-    for times in range(2, _MOST_IMAGES + 1):
-        count = times * withstood.n
-        interval = stats.binomtest(round(withstood.value * count), count).proportion_ci(CONFIDENCE, method="wilson")
-        if len(borders.reached(interval.low, interval.high)) == 1:
-            words = "This number of images would decide the grade, if as large a share of them withstands:"
-            return NextStep(words, result.evaluate_command(images=times * result.images))
-    return NextStep("The share that withstands lies on the border of two grades: quote both, or the number alone.")
+    times, then = _MORE_IMAGES, ""
+    if withstood is not None and len(result.verdict.grades) > 1:  # else guessing decides, not the borders
+        then = ", if as large a share of them withstands"
+        for times in range(2, _MOST_IMAGES + 1):
+            count = times * withstood.n
+            interval = stats.binomtest(round(withstood.value * count), count).proportion_ci(CONFIDENCE, method="wilson")
+            if len(borders.reached(interval.low, interval.high)) == 1:
+                break
+        else:
+            words = "The share that withstands lies on the border of two grades: quote both, or the number alone."
+            return NextStep(words)
+    images = times * result.images
+    return NextStep.by(f"About {images:,} images would decide the grade{then}", result.evaluate_command(images=images))
 
 
 def _is_robust(verdict: Verdict) -> bool:

@@ -114,6 +114,8 @@ class EvaluationResult:
     provenance: Mapping[str, Any]
     chosen: str
     """Which of the images were used: "first", or "stratified, seed 0" for a sample."""
+    data_path: str | None
+    """The file or folder of the images as --data named it; None for a data set, and for images given in Python."""
     data_options: tuple[str, ...]
     """The options of the command line by which the images were read, beyond --data."""
     from_command_line: bool
@@ -154,6 +156,7 @@ class EvaluationResult:
                 proven_accuracy=tuple(found["record"]["robust_accuracy"]),
                 holds_images=found["record"].get("holds_images", True),
                 chosen=str(found.get("chosen", "first")),
+                data_path=found.get("data_path"),
                 data_options=tuple(map(str, found.get("data_options", ()))),
                 from_command_line="model_facts" in found,
             )
@@ -196,15 +199,13 @@ class EvaluationResult:
         """
         return None if self.proven else self.proven_accuracy[-1]
 
-    def verify_command(self, record: Path | str = "record.json", data: Path | str | None = None) -> str:
-        """The command by which others check `record`, for a shell; `data` is the file with the images, if known.
+    def verify_command(self, record: Path | str = "record.json") -> str:
+        """The command by which others check `record`, for a shell.
 
-        Images of a file are named by the file; those of a data set are found by the record.
+        Images of a file or folder are named by it; those of a data set are found by the record.
         """
         words = ["casemate", "verify", str(record), self.model, *self.model_options]
-        if data is None and self._file_of_images:
-            data = self.data
-        return shlex.join(words if data is None else [*words, "--data", str(data), *self.data_options])
+        return shlex.join([*words, "--data", self.data_path, *self.data_options] if self.data_path else words)
 
     def evaluate_command(self, *, budget: str | None = None, images: int | None = None) -> str:
         """The command that makes this evaluation, with another budget or number of images if given; "" if none does."""
@@ -226,19 +227,14 @@ class EvaluationResult:
         if not self.from_command_line or "--black-box" in self.model_options:
             return ""
         words = ["casemate", "harden", self.model, *self.model_options]
-        words += ["--data", "TRAINING-IMAGES", "--test", self.data] if self._file_of_images else self._data_words
+        words += ["--data", "TRAINING-IMAGES", "--test", self.data_path] if self.data_path else self._data_words
         words += ["--eps", format_eps(number.eps)]
         return shlex.join([*words, *(["--norm", number.norm] if number.norm != "linf" else [])])
 
     @property
-    def _file_of_images(self) -> bool:
-        """Whether the images are those of a file, not of a data set that casemate knows."""
-        return self.data not in NAMES and "." in self.data
-
-    @property
     def _data_words(self) -> list[str]:
-        if self._file_of_images:
-            return ["--data", self.data, *self.data_options]
+        if self.data_path:
+            return ["--data", self.data_path, *self.data_options]
         return ["--dataset", self.data] if self.data in NAMES else []
 
     def class_rows(self, most: int | None = None) -> list[tuple[str, ...]]:

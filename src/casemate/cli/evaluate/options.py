@@ -95,7 +95,7 @@ class Evaluate:
                 found = run.run(plan, tracked, engine=engine, store=self.store, fresh=self.fresh)
                 result = run.write(out, plan, found, threads, tracked)
             self.ci.write(run.ci_run(result, out, self.evaluation, gate))
-            display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
+            display = partial(show.show, result, out, verbose=self.verbose)
         display(as_json=self.json)
         if gate is not None:
             expect_passing(gate.judge(found.verdict))

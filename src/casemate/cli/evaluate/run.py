@@ -69,6 +69,7 @@ class EvaluatePlan:
         return {
             "model": self.model.name,
             "data": self.data,
+            **({} if self.request.data is None else {"data_path": str(self.request.data)}),
             "images": len(self.test),
             "classes": list(self.model.model.classes),
             "norm": self.request.norm,

@@ -49,7 +49,6 @@ def show(
     folder: Path,
     *,
     as_json: bool,
-    data: Path | None = None,
     verbose: bool = False,
 ) -> None:
     """Print a finished evaluation.
@@ -58,7 +57,6 @@ def show(
         found: the content of its result.json.
         folder: where its files are.
         as_json: print `found` instead of tables.
-        data: the file with the images, if it was given.
         verbose: also print what every check measured.
     """
     if as_json:
@@ -81,7 +79,7 @@ def show(
         f"\n{seconds_in_words(result.seconds, result.run_seconds)}, on {result.device}, {result.precision}; "
         f"attacks took {result.passes.forward:,} forward and {result.passes.backward:,} backward passes{draws}.",
     )
-    for line in (*_record(result, folder, data), f"Report: [bold]{escape(str(folder / 'report.html'))}[/]"):
+    for line in (*_record(result, folder), f"Report: [bold]{escape(str(folder / 'report.html'))}[/]"):
         console.show_line(line)
 
 
@@ -163,10 +161,10 @@ def _checks(result: EvaluationResult, *, verbose: bool) -> list[Table | str]:
     return lines
 
 
-def _record(result: EvaluationResult, folder: Path, data: Path | None) -> list[str]:
+def _record(result: EvaluationResult, folder: Path) -> list[str]:
     """Lines with the command by which others can check the result, and how many fooled images its record lacks."""
     held = f"{result.proven:,} examples" if result.holds_images else "hashes only, without images"
-    lines = [f"For others to check: {result.verify_command(folder / 'record.json', data)} ({held})"]
+    lines = [f"For others to check: {result.verify_command(folder / 'record.json')} ({held})"]
     if result.unproven:
         lines.append(
             f"{result.unproven} more images fooled the model in a batch, but not reliably one at a time: the record "

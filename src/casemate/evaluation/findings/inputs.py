@@ -37,6 +37,8 @@ _OWN_GAIN, _OTHER_GAIN = 0.03, 0.1
 """Gain of accuracy above which another scale of the pixels counts as the right one: with the Classifier's own
 normalisation undone, and with normalisations that other people use (a PGD-trained network may gain some points from
 more contrast)."""
+_MAX_LISTED = 20
+"""Largest number of classes of which all are listed in a finding."""
 _PREFERENCE = 0.05
 """Lead in accuracy of balanced classes over another scale of the pixels, up to which that scale may be the right one;
 above it, the model prefers some classes. On eight networks whose scale was wrong the lead was 0.04 at most."""
@@ -269,12 +271,14 @@ def labels(context: CheckContext) -> Measured:
     gain = float(renamed.mean() - context.right.mean())
     fits = float(renamed[moved].mean()) if moved.any() else 0.0
     classes = context.model.classes
-    words = [f"{classes[row]} to {classes[naming[row]]}" for row in range(count) if naming[row] != row]
+    words = [f"{classes[row]} is its output {naming[row]}, not {row}" for row in range(count) if naming[row] != row]
+    order = [str(classes[row]) for row in np.argsort(naming)]
+    listed = f". In the order of its outputs: {' '.join(order)}" if count <= _MAX_LISTED else ""
     return Measured(
         gain,
         f"the accuracy rises from {percent(context.right.mean())} to {percent(renamed.mean())} if the labels are "
-        f"renamed ({', '.join(words[:3])}{', ...' if len(words) > 3 else ''}): the labels do not number the classes "
-        "as the model does",
+        f"numbered as the model's outputs seem to be ({'; '.join(words[:3])}{'; ...' if len(words) > 3 else ''})"
+        f"{listed}",
         counts=fits > _halfway_accuracy(context) and mcnemar(renamed, context.right) < _P_VALUE,
         excuse="no renaming fits well",
         flatters=False,

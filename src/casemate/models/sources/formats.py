@@ -4,9 +4,9 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
+from casemate.arrays import SIGNATURE, is_archive, is_pickle
 from casemate.errors import ModelError
 from casemate.models.sources.source_files import head_of
-from casemate.models.sources.weights import PICKLES
 
 Format = Literal["safetensors", "pickle", "exported", "torchscript", "onnx", "keras", "hdf5", "hugging-face"]
 
@@ -20,9 +20,9 @@ def format_of(path: Path) -> Format:
         if (path / "config.json").is_file():
             return "hugging-face"
         raise ModelError(f"{path} is a folder without a config.json; expected a model's file, or a Hugging Face folder")
-    head = head_of(path, 8)
-    names = _entries(path) if head[:2] == b"PK" else []
-    if head == b"\x89HDF\r\n\x1a\n":
+    head = head_of(path, SIGNATURE)
+    names = _entries(path) if is_archive(head) else []
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
         return "hdf5"
     if path.suffix == ".keras" or {"config.json", "model.weights.h5"} <= set(names):
         return "keras"
@@ -30,7 +30,7 @@ def format_of(path: Path) -> Format:
         return "exported"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return "torchscript"
-    if head[:2] == b"PK" or head[:2] in PICKLES:
+    if is_archive(head) or is_pickle(head):
         return "pickle"
     return "onnx" if path.suffix == ".onnx" else "safetensors"
 

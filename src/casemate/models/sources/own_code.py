@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.opened import OpenedModel, opened_classifier, opened_network
 from casemate.models.sources.weights import load_weights
 
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _FUNCTION = re.compile(r"(?:[^\W\d][\w.]*|.+\.py):[^\W\d]\w*")
 
 
@@ -46,13 +47,15 @@ def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) ->
     Raises:
         ModelError: the import or the call fails, or the result is not a module; or the weights do not fit.
     """
-    given = made = named_object(text)
+    made = named_object(text)
     name = text.rpartition(":")[2]
     if not isinstance(made, nn.Module):
         if callable(made) and not takes_arguments(made, 0):
+            file = text.rpartition(":")[0]
             more = "; if it is a function of images that returns scores or classes, give --black-box"
             raise ModelError(
-                f"{text} cannot be called without arguments; expected a function or a class that builds a network"
+                f"{text} cannot be called without arguments; expected a function or a class that builds a network. Put "
+                f"the call into a function, def build(): return {name}({_required(made)}), and give {file}:build"
                 f"{more if takes_arguments(made, 1) else ''}"
             )
         made = _called(made, text)
@@ -62,11 +65,20 @@ def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) ->
             "logits, or a casemate.Classifier around it: Classifier(network, mean=..., std=...)"
         )
     found = ModelFacts() if weights is None else load_weights(made, weights)
-    if weights is not None and inspect.isclass(given):
-        made.eval()  # nobody had a chance to say so
+    if weights is not None:
+        made.eval()  # nobody had a chance to say so after the weights were loaded
     if isinstance(made, Classifier):
         return opened_classifier(made, stated, name=text, short=name, origin=f"the Classifier that {name} returned")
     return opened_network(made, found, stated, name=text, short=name, keeps_mode=True)
+
+
+def _required(made: Callable[..., object]) -> str:
+    """The arguments without a default of a function or class as in a call, with values to be filled in."""
+    try:
+        parameters = inspect.signature(made).parameters.values()
+    except (TypeError, ValueError):  # of C code
+        return "..."
+    return ", ".join(f"{each.name}=..." for each in parameters if each.default is each.empty and each.kind not in _REST)
 
 
 def code_file(text: str) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casemate.arrays import UnsoundError, parse_safetensors
+from casemate.arrays import SIGNATURE, UnsoundError, is_archive, is_pickle, parse_safetensors
 from casemate.errors import ModelError
 from casemate.files import read_file
 from casemate.models.classifier import Classifier
@@ -17,8 +17,6 @@ from casemate.models.sources.failures import quoted, shortened
 from casemate.models.sources.source_files import head_of
 from casemate.models.sources.stated_sizes import check_archive, check_tensors
 
-PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""First bytes of a pickle, by its protocol."""
 _INSIDE = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
 """Names under which checkpoints hold the state dict beside other values."""
 _PREFIXES = ("module.", "_orig_mod.", "network.")
@@ -36,8 +34,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.exists():
         raise ModelError(f"--weights {path} does not exist; expected a .safetensors file or a state dict")
-    head = head_of(path, 2)
-    if head == b"PK" or head in PICKLES:
+    head = head_of(path, SIGNATURE)
+    if is_archive(head) or is_pickle(head):
         return _state_dict(path)
     try:
         return parse_safetensors(
@@ -128,7 +126,7 @@ def fitting_weights(
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by torch.save, read with the unpickler that makes only tensors and plain values."""
-    if head_of(path, 2) == b"PK":
+    if is_archive(head_of(path, SIGNATURE)):
         check_archive(path)
     try:
         with path.open("rb") as file:  # the name of a file could make PyTorch read it as another format
