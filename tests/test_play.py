@@ -261,6 +261,22 @@ def test_answers_come_from_the_chosen_model_and_image(answers: Answers) -> None:
     assert "A masked gradient" in answers.masked("undefended", trousers, 50, 0.1)
 
 
+def test_a_picture_unlike_the_test_images_can_be_exchanged(answers: Answers) -> None:
+    out = io.BytesIO()
+    Image.fromarray(255 - first_test_images().pixels[18, 0].numpy()).resize((56, 56)).convert("RGB").save(out, "PNG")
+    chosen, said = answers.upload(out.getvalue(), "Bag")
+    assert "converted from colour to grey" in said
+    assert "scaled to 28 x 28 pixels" in said
+    assert "It is much lighter than the test images: exchange black and white" in said
+    image, label = answers.shown(chosen, negative=True)
+    torch.testing.assert_close(image, 1 - chosen[0])
+    assert label == chosen[1]
+    assert answers.shown(chosen, negative=False) is chosen
+    out = io.BytesIO()
+    Image.fromarray(first_test_images().pixels[18, 0].numpy()).save(out, "PNG")
+    assert "exchange" not in answers.upload(out.getvalue(), "Bag")[1]
+
+
 def test_an_error_takes_the_place_of_a_result(answers: Answers) -> None:
     page = answers.attacked("fast", answers.sample("Bag", 1), "PGD", "Linf", 0.1, 10_000)
     assert 'role="alert"' in page

@@ -272,6 +272,9 @@ def test_a_picture_can_be_uploaded(visit: Visit, answers: Answers, tmp_path: Pat
     visit.shown("note", "Your picture")
     chosen, _ = answers.upload(picture.read_bytes(), "Bag")
     visit.settles("result", expected(answers.attacked("undefended", chosen, "FGSM", "Linf", 0.05, 10)))
+    visit.page.get_by_label("Exchange black and white").check()
+    negative = answers.shown(chosen, negative=True)
+    visit.settles("result", expected(answers.attacked("undefended", negative, "FGSM", "Linf", 0.05, 10)))
 
 
 @needs_browser

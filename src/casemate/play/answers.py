@@ -16,8 +16,8 @@ Chosen = tuple[Images, int]
 """An image, and the number of its class."""
 MASKED: Final = AttackChoice(attack="BIM", eps=0.05, steps=10)
 """The attack of the tab on masked gradients; its eps can be changed."""
-
-
+_UNLIKE: Final = 0.25
+"""Difference of the mean brightness from that of the test images, as a share of the range, that is mentioned."""
 NO_STUDY: Final = (
     "No study is finished in this folder. `make study` runs it; `casemate play --study FOLDER` shows the report of "
     "another."
@@ -48,7 +48,20 @@ class Answers:
     def upload(self, raw: bytes, kind: str) -> tuple[Chosen, str]:
         """A visitor's picture of a class, and what was done to it. Raises `DataError`."""
         image, done = read_upload(raw, self.subjects.shape, self.subjects.bounds)
-        return (image, self.subjects.classes.index(kind)), f"Your picture: {'; '.join(done) or 'resized'}."
+        _, height, width = self.subjects.shape
+        done.append(f"scaled to {height} x {width} pixels")
+        low, high = self.subjects.bounds
+        lighter = image.mean().item() - self.subjects.brightness
+        more = ""
+        if abs(lighter) > _UNLIKE * (high - low):
+            seen = "lighter" if lighter > 0 else "darker"
+            more = f" It is much {seen} than the test images: exchange black and white if it is a negative of them."
+        return (image, self.subjects.classes.index(kind)), f"Your picture: {'; '.join(done)}.{more}"
+
+    def shown(self, chosen: Chosen, *, negative: bool) -> Chosen:
+        """The image as it is attacked: itself, or with black and white exchanged."""
+        image, label = chosen
+        return (sum(self.subjects.bounds) - image, label) if negative else chosen
 
     def attacked(self, name: str, chosen: Chosen, attack: str, norm: str, eps: float, steps: float) -> str:
         """The image, its perturbation and the adversarial image, with probabilities and losses."""

@@ -62,6 +62,7 @@ def build(answers: Answers) -> gr.Blocks:
             upload = gr.UploadButton(
                 "Upload a picture of this class", file_types=["image"], type="binary", elem_id="upload"
             )
+            exchanged = gr.Checkbox(False, label="Exchange black and white", elem_id="exchanged")
         about = gr.Markdown(answers.about(names[0]), elem_id="about")
         note = gr.HTML(elem_id="note")
         with gr.Tab("Attack an image"):
@@ -99,8 +100,16 @@ def build(answers: Answers) -> gr.Blocks:
         def shown(norm: str) -> list[Any]:
             return [gr.Slider(visible=each == norm) for each in radii]
 
-        def attacked(name: str, chosen: Chosen, attack: str, norm: str, steps: float, *eps: float) -> str:
-            return answers.attacked(name, chosen, attack, norm, dict(zip(radii, eps, strict=True))[norm], steps)
+        def attacked(name: str, image: Chosen, negative: bool, *settings: Any) -> str:
+            attack, norm, steps, *eps = settings
+            radius = dict(zip(radii, eps, strict=True))[norm]
+            return answers.attacked(name, answers.shown(image, negative=negative), attack, norm, radius, steps)
+
+        def smallest_of(image: Chosen, negative: bool, norm: str) -> str:
+            return answers.smallest(answers.shown(image, negative=negative), norm)
+
+        def masked_of(name: str, image: Chosen, negative: bool, factor: float, eps: float) -> str:
+            return answers.masked(name, answers.shown(image, negative=negative), factor, eps)
 
         def on(triggers: list[Any], function: Callable[..., Any], inputs: list[Any], outputs: Any) -> None:
             # One event for each part of the page, and the last change answered last: a late answer to an earlier
@@ -111,14 +120,14 @@ def build(answers: Answers) -> gr.Blocks:
             watched = [replacements if each is chosen else each for each in inputs]
             return [page.load, *(each.change for each in watched)]
 
-        settings, fooling = [model, chosen, attack, norm, steps, *radii.values()], [chosen, norm]
-        masking = [model, chosen, factor, within]
+        settings = [model, chosen, exchanged, attack, norm, steps, *radii.values()]
+        fooling, masking = [chosen, exchanged, norm], [model, chosen, exchanged, factor, within]
         image = [chosen, note, replacements, upload]
         on([model.change], answers.about, [model], about)
         on([figure.change], answers.figure, [figure], curves)
         on([norm.change], shown, [norm], list(radii.values()))
         on([kind.change, number.change, upload.upload], replaced, [kind, number, upload, replacements], image)
         on(changed(settings), attacked, settings, result)
-        on(changed(fooling), answers.smallest, fooling, smallest)
-        on(changed(masking), answers.masked, masking, masked)
+        on(changed(fooling), smallest_of, fooling, smallest)
+        on(changed(masking), masked_of, masking, masked)
     return page

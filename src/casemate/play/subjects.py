@@ -48,6 +48,11 @@ class Subjects:
         low, high = self.bounds
         return high - low
 
+    @property
+    def brightness(self) -> float:
+        """The mean of all pixels of the images."""
+        return to_float(self.images.pixels).mean().item()
+
     def of_class(self, label: int) -> list[int]:
         """The positions of the images of a class."""
         return torch.nonzero(self.images.labels == label).flatten().tolist()

@@ -50,10 +50,13 @@ def prepare(request: PlayRequest, observer: Observer) -> Answers:
     ).images
     own = own_subject(opened)
     chosen = images if isinstance(images, LabelledImages) else images.read(slice(0, _MOST_IMAGES))
-    return Answers(
-        on_one_page([own, *(each for each in packaged if _alike(each, own, chosen))], chosen, own.model.classes),
-        study,
-    )
+    alike = [each for each in packaged if _alike(each, own, chosen)]
+    if not alike:
+        observer.message(
+            f"The models that come with casemate are not shown beside {own.name}: they take 1 x 28 x 28 images within "
+            f"[0, 1] of the classes {', '.join(packaged[0].model.classes)}"
+        )
+    return Answers(on_one_page([own, *alike], chosen, own.model.classes), study)
 
 
 def _test_images(request: PlayRequest, observer: Observer) -> tuple[LabelledImages, tuple[str, ...]]:

@@ -53,7 +53,9 @@ class LiveReport:
     def _write(self, artifacts: dict[str, Artifact]) -> None:
         start = time.monotonic()
         try:
-            build_report(self._study, artifacts, self._out)
+            path = build_report(self._study, artifacts, self._out)
+            if not self._next:
+                self._observer.message(f"First results: {path}, written again as more are finished")
         except Exception as error:  # the report at the end raises it
             self._observer.message(f"The report was not updated ({type(error).__name__}: {error})")
         finally:
