@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from casemate.cli.shared import waiting_threads
+from casemate import waiting_threads
+from conftest import Listener
 from test_study import Run, runner
 
 CLEAN = {name: value for name, value in os.environ.items() if name not in waiting_threads.VARIABLES}
@@ -59,3 +61,22 @@ def test_who_set_it_is_known_after_a_second_call(monkeypatch: pytest.MonkeyPatch
         waiting_threads.sleep_while_waiting()
         assert os.environ == {"OMP_WAIT_POLICY": "passive"}
         assert waiting_threads.describe_waiting() == "passive, set by casemate"
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "policy", "said"),
+    [(5.0, 2, None, True), (2.0, 2, None, False), (5.0, 1, None, False), (5.0, 2, "passive", False)],
+)
+def test_spinning_beside_other_programs_is_mentioned(
+    monkeypatch: pytest.MonkeyPatch, load: float, threads: int, policy: str | None, said: bool
+) -> None:
+    for name in waiting_threads.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if policy is not None:
+        monkeypatch.setenv(waiting_threads.POLICY, policy)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr("casemate.memory.processors", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    listener = Listener()
+    waiting_threads.mention_spinning(listener)
+    assert ["(load 5.0 on 2)" in each for each in listener.said] == [True] * said

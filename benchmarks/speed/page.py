@@ -31,9 +31,9 @@ layout with which it is fastest on a part of the images. The columns and rows:
 _WAITING = """PyTorch's threads spin for some time while they wait for each other. With fewer free cores than
 threads, they take processor time from the thread that they wait for. The command line therefore sets
 `OMP_WAIT_POLICY=passive` for itself and its workers before it loads PyTorch, unless `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT`
-or `KMP_BLOCKTIME` is set; `casemate info` shows what is in effect. In Python casemate sets nothing: if other
-programs run too, set it yourself, in the shell or with `os.environ["OMP_WAIT_POLICY"] = "passive"` before PyTorch is
-first imported."""
+or `KMP_BLOCKTIME` is set; `casemate info` shows what is in effect. In Python casemate sets nothing, but an
+evaluation with an observer says when it matters: if other programs run too, set it yourself, in the shell or with
+`os.environ["OMP_WAIT_POLICY"] = "passive"` before PyTorch is first imported."""
 KINDS = {"fgsm": "FGSM", "bim": "BIM, 10 iterations"}
 
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from casemate.cli.shared.waiting_threads import VARIABLES
+from casemate.waiting_threads import VARIABLES
 from casemate.data import Dataset, LabelledImages, load, split, subset
 from casemate.defenses import AdversarialRegularization
 from casemate.evaluation import evaluate_clean

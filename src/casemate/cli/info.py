@@ -17,12 +17,12 @@ from rich.markup import escape
 from casemate.cli.shared import console, parsing
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import Json, Machine
-from casemate.cli.shared.waiting_threads import describe_waiting
 from casemate.engine import default_store
 from casemate.errors import CasemateError, CasemateWarning
 from casemate.extensions import INFO, extensions, load_extension
 from casemate.files import cache_folder
 from casemate.provenance import surroundings
+from casemate.waiting_threads import describe_waiting
 
 
 @dataclass(frozen=True, kw_only=True)

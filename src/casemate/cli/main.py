@@ -26,10 +26,10 @@ from casemate.cli.shared.one_screen import alike_in_all, one_screen, print_once
 from casemate.cli.shared.options import load_torch
 from casemate.cli.shared.parsing import choose_command, first_line
 from casemate.cli.shared.sigint import redeliver_interrupts
-from casemate.cli.shared.waiting_threads import sleep_while_waiting
 from casemate.errors import CasemateError, CasemateWarning, is_interruption
 from casemate.extensions import COMMANDS, extensions, load_extension
 from casemate.torchrun import mark_shared, refuse_several
+from casemate.waiting_threads import sleep_while_waiting
 
 HELP = """\
 Train image classifiers, attack them, and say how far to trust the result.

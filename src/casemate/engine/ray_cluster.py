@@ -134,7 +134,7 @@ def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
 
         options = {"address": "local", "num_cpus": processors(), "include_dashboard": False}
         options["object_store_memory"] = _object_memory()
-    # threads that wait must not take the processor from the other workers, see `casemate.cli.shared.waiting_threads`
+    # threads that wait must not take the processor from the other workers, see `casemate.waiting_threads`
     environment = {"env_vars": {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}}
     with observer.work("Starting Ray" if address is None else f"Joining the Ray cluster at {address}", 0):
         try:

@@ -55,6 +55,7 @@ from casemate.models import (
 from casemate.norms import Norm, format_eps, parse_norm, parse_radii
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
+from casemate.waiting_threads import mention_spinning
 
 
 @final
@@ -344,6 +345,7 @@ def evaluate(
         as_given.training = False  # not its network: what is compared are the logits before a softmax at its end
     preserved = preserve_state(*(each for each in (model, substitute) if each is not None), seed=seed)
     with preserved, ExitStack() as stack:
+        mention_spinning(observer)
         randomised = probe_model(model, images)
         images = within_bounds(images, model)
         draws = DRAWS[budget] if randomised else 1

@@ -8,11 +8,15 @@ the time of the thread that is waited for: training beside one busy process took
 import os
 import sys
 
+from casemate.progress import Observer
+
 POLICY = "OMP_WAIT_POLICY"
 """The variable of the OpenMP standard: passive (threads that wait sleep) or active (they spin)."""
 VARIABLES = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Variables that set how threads wait: the standard's, and those of the OpenMP libraries of GCC and of LLVM."""
 
+_BUSY = 1.25
+"""Load average per processor above which other programs run: this one alone cannot make more than 1."""
 _set_here: list[str] = []
 """`POLICY`, once `sleep_while_waiting` has set it in this process."""
 
@@ -36,3 +40,20 @@ def describe_waiting() -> str:
         if name in os.environ
     ]
     return "; ".join(found) or "not in effect: PyTorch was loaded before"
+
+
+def mention_spinning(observer: Observer) -> None:
+    """Say how to avoid it, if this process's threads spin while they wait and other programs need the processors."""
+    import torch  # not before `sleep_while_waiting`
+
+    from casemate.memory import processors
+
+    if torch.get_num_threads() == 1 or any(name in os.environ for name in VARIABLES) or not hasattr(os, "getloadavg"):
+        return
+    load, cores = os.getloadavg()[0], processors()
+    if load > _BUSY * cores:
+        observer.message(
+            f"Other programs use the processors too (load {load:.1f} on {cores}), and PyTorch's threads, which spin "
+            f"while they wait, can then make this several times slower: call torch.set_num_threads(1), or set "
+            f"{POLICY}=passive before Python starts"
+        )
