@@ -33,7 +33,6 @@ from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from casemate.waiting_threads import VARIABLES
 from casemate.data import Dataset, LabelledImages, load, split, subset
 from casemate.defenses import AdversarialRegularization
 from casemate.evaluation import evaluate_clean
@@ -41,6 +40,7 @@ from casemate.files import write_json
 from casemate.models import Classifier, create
 from casemate.provenance import surroundings
 from casemate.training import CrossEntropy, Objective, TrainConfig, fit
+from casemate.waiting_threads import VARIABLES
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = ("paper-cnn", "paper-student")
