@@ -295,6 +295,11 @@ def test_the_pixelwise_network_computes_a_function_of_each_pixel_first() -> None
     assert moved == [[1, 3, 4]]
 
 
+def test_the_wide_network_has_twice_the_channels() -> None:
+    counts = [_parameters(layer) for layer in _network("wide-pixelwise-cnn") if _parameters(layer)]
+    assert counts == [12, 12, 6_208, 128, 131_200, 256, 1_605_888, 512, 2_570]
+
+
 @pytest.mark.parametrize("name", ["strided-cnn", "pixelwise-cnn"])
 @pytest.mark.parametrize(("shape", "flat"), [((3, 32, 32), 4_096), ((1, 8, 8), 256), ((1, 9, 7), 128)])
 def test_strided_networks_take_images_of_other_sizes(name: str, shape: tuple[int, int, int], flat: int) -> None:
@@ -311,6 +316,7 @@ def test_strided_networks_take_images_of_other_sizes(name: str, shape: tuple[int
         "resnet-14",
         "strided-cnn",
         "pixelwise-cnn",
+        "wide-pixelwise-cnn",
         "paper-cnn-noise",
         *(f"student-{w}x{d}" for w, d in _STUDENTS),
     ],

@@ -6,6 +6,7 @@ stride 2.
 In `pixelwise-cnn` a function of each pixel alone comes first, a convolution of size 1 with batch norm and ReLU. It can
 be flat where small changes mean nothing, such as near the black of a background, before any pixels are added up. A
 first convolution of size 4 adds up the perturbations of 16 pixels, and no layer after it can tell them apart.
+`wide-pixelwise-cnn` has twice the channels after it: more accurate under attack, and half as fast.
 """
 
 from torch import nn
@@ -17,20 +18,26 @@ _PIXELWISE = 6
 """Channels of the function of each pixel."""
 
 
-def _strided(channels: int, flat: int, classes: int) -> list[nn.Module]:
+def _strided(channels: int, width: int, positions: int, classes: int) -> list[nn.Module]:
     """Two convolutions with stride 2 and two dense layers; each but the last is followed by batch norm and ReLU.
 
     Batch norm helps certified training (Shi et al. 2021).
+
+    Args:
+        channels: of the images, or of what comes before.
+        width: channels of the first convolution; the second has twice as many.
+        positions: pixels of the second one's output.
+        classes: number of logits.
     """
     return [
-        nn.Conv2d(channels, 32, 4, stride=2, padding=1),
-        nn.BatchNorm2d(32),
+        nn.Conv2d(channels, width, 4, stride=2, padding=1),
+        nn.BatchNorm2d(width),
         nn.ReLU(),
-        nn.Conv2d(32, 64, 4, stride=2, padding=1),
-        nn.BatchNorm2d(64),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.BatchNorm2d(2 * width),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(flat, 256),
+        nn.Linear(2 * width * positions, 256),
         nn.BatchNorm1d(256),
         nn.ReLU(),
         nn.Linear(256, classes),
@@ -40,15 +47,25 @@ def _strided(channels: int, flat: int, classes: int) -> list[nn.Module]:
 @register("strided-cnn")
 def strided_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Build the network with 32 and 64 channels: 840k parameters for images of 1 x 28 x 28 in 10 classes."""
-    return nn.Sequential(*_strided(input_shape[0], 64 * halved_positions(input_shape, 2, "strided-cnn"), classes))
+    return nn.Sequential(*_strided(input_shape[0], 32, halved_positions(input_shape, 2, "strided-cnn"), classes))
 
 
 @register("pixelwise-cnn")
 def pixelwise_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Build `strided-cnn` behind a function of each pixel with 6 channels: 842k parameters, as above."""
+    return _pixelwise(input_shape, 32, halved_positions(input_shape, 2, "pixelwise-cnn"), classes)
+
+
+@register("wide-pixelwise-cnn")
+def wide_pixelwise_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Build `pixelwise-cnn` with 64 and 128 channels: 1.7M parameters, as above."""
+    return _pixelwise(input_shape, 64, halved_positions(input_shape, 2, "wide-pixelwise-cnn"), classes)
+
+
+def _pixelwise(input_shape: tuple[int, int, int], width: int, positions: int, classes: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(input_shape[0], _PIXELWISE, 1),
         nn.BatchNorm2d(_PIXELWISE),
         nn.ReLU(),
-        *_strided(_PIXELWISE, 64 * halved_positions(input_shape, 2, "pixelwise-cnn"), classes),
+        *_strided(_PIXELWISE, width, positions, classes),
     )
