@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 EXTRAS := .venv-extras/bin/python -m pip --disable-pip-version-check install --quiet
 PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: study test test-all test-extras lint site audit release bench reference clean help
+.PHONY: study play test test-all test-extras lint site audit release bench reference clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -26,6 +26,9 @@ help:  ## show the targets
 
 study: .venv/.ready  ## run the study and write its report (SCALE=smoke|quick|medium|paper|full DATASET= ONLY="E1 E2" OUT= WORKERS=)
 	$(BIN)/casemate study --scale $(SCALE) --out $(OUT) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) $(if $(WORKERS),--workers $(WORKERS))
+
+play: .venv/.ready-play  ## show the playground in the browser (PORT=)
+	$(BIN)/casemate play $(if $(PORT),--port $(PORT))
 
 test: .venv/.ready-dev  ## run the quick tests: units, oracles, properties, one small study (about 10 minutes on 2 cores)
 	$(BIN)/python -m pytest
@@ -76,6 +79,10 @@ clean:  ## remove the environments and run outputs (the store of results, outsid
 .venv/.ready: .venv/.python pyproject.toml constraints.txt
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) --editable '.[study,fast,tables]'
+	@touch $@
+
+.venv/.ready-play: .venv/.ready
+	$(PIP) --editable '.[play]'
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready
