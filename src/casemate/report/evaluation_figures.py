@@ -52,9 +52,11 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
         height, down, up = zip(*shares, strict=True)
         place.errorbar(values, height, (down, up), linestyle="none", capsize=4, **own)
     for eps, each in zip(values, worst, strict=True) if result.verdict.trust.trusted else ():
-        words, (move, align) = f"{100 * each.value:.0f} %", ((0, "center") if eps == values[-1] else (6, "left"))
+        move, align = ((0, 7), "center") if eps == values[-1] else ((6, 7), "left")
+        if len(values) == 2:  # beside the bar of the interval
+            move, align = ((-9, -4), "right") if eps else ((9, -4), "left")
         style = {"ha": align, "va": "bottom", "fontsize": 11, "fontweight": "bold", "color": palette.BLUE}
-        place.annotate(words, (eps, 100 * each.value), (move, 7), textcoords="offset points", **style)
+        place.annotate(f"{100 * each.value:.0f} %", (eps, 100 * each.value), move, textcoords="offset points", **style)
     if not result.verdict.trust.trusted:
         style = {"fontsize": 15, "color": palette.BAD, "ha": "center", "va": "center", "rotation": 20, "zorder": 6}
         place.text(0.55, 0.55, "cannot be trusted", transform=place.transAxes, **style)

@@ -101,10 +101,16 @@ def _defences(models: Mapping[str, ModelResults], advices: Sequence[tuple[str, A
         return ""
     words = Counter(advice.word for _, advice in graded)
     grades = ", ".join(f"{count} {word}" for word, count in words.most_common())
-    helping = [models[name].title for name, advice in graded if advice.helps == "helps"]
-    shown = "; ".join(helping[:_SHOWN]) + (f"; and {len(helping) - _SHOWN} more" if len(helping) > _SHOWN else "")
-    better = f"More images than without a defence withstand with {len(helping)} of them ({shown})"
+    helping = [_in_brackets(models[name].title) for name, advice in graded if advice.helps == "helps"]
+    shown = ", ".join(helping[:_SHOWN]) + (f" and {len(helping) - _SHOWN} more" if len(helping) > _SHOWN else "")
+    better = f"More images than without a defence withstand with {len(helping)} of them: {shown}"
     return f"Of {len(graded)} defended models at eps {EPS:g}: {grades}. {better if helping else 'None helps'}."
+
+
+def _in_brackets(title: str) -> str:
+    """The title of a model with what stands after its experiment in brackets, so that it can be listed."""
+    experiment, comma, what = title.partition(", ")
+    return f"{experiment} ({what})" if comma else title
 
 
 _SHOWN = 4
