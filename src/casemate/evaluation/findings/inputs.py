@@ -255,7 +255,7 @@ def eps_unit(context: CheckContext) -> Measured:
     why="If the accuracy is clearly higher with the classes renamed (by the best assignment of the confusion "
     "matrix), the labels are shifted by one or classes are exchanged, and all accuracies are about the wrong "
     "labels.",
-    advice="Check the order of the classes (--classes names them), and whether the labels start at 0.",
+    advice="Check the order of the classes (`classes`, --classes), and whether the labels start at 0.",
     reads="inputs",
 )
 def labels(context: CheckContext) -> Measured:
