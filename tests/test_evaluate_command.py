@@ -38,7 +38,7 @@ from casemate.norms import Norm
 from casemate.report import evaluation_files
 from casemate.report.advice import steps_after
 from casemate.report.evaluation import build_evaluation
-from casemate.report.evaluation_result import ATTEMPT_COLUMNS, EvaluationResult
+from casemate.report.evaluation_result import ABOUT_PREDICTIONS, ATTEMPT_COLUMNS, EvaluationResult
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
 from oracles import Tally, as_installed
 from test_record import thirds
@@ -347,6 +347,7 @@ def test_predictions_that_mean_nothing_void_the_clean_accuracy_too(
     assert f'<tr class="void"><th scope="row">eps {result["verdicts"][-1]["eps"]:g}' in html
     assert "no adversarial example that anybody can verify" in text
     assert "The model was fooled on 7 images in a batch, but not reliably one at a time" in text
+    assert set(ABOUT_PREDICTIONS) < set(CHECKS)
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.911, 269), (0.88, 50), (0.52, 40), (0.899, 100)])

@@ -15,14 +15,13 @@ from casemate.evaluation.findings import CHECKS
 from casemate.norms import format_eps
 
 _GRAVEST_FIRST = ("voids", "weakens", "note", "not run", "passed")
-_ABOUT_PREDICTIONS = (
+ABOUT_PREDICTIONS = (
     "batch-dependence",
     "memory",
     "way-of-calling",
     "stateful-model",
     "labels",
     "normalisation",
-    "masked-classes",
 )
 """Checks that void the accuracy without an attack as well: the predictions are not the model's, or the labels wrong."""
 
@@ -189,7 +188,7 @@ class EvaluationResult:
     @property
     def clean_trusted(self) -> bool:
         """Whether the accuracy without an attack can be trusted: no finding says that the predictions mean nothing."""
-        return not any(each.state == "voids" and each.check in _ABOUT_PREDICTIONS for each in self.checks)
+        return not any(each.state == "voids" and each.check in ABOUT_PREDICTIONS for each in self.checks)
 
     @property
     def clean_singly(self) -> float | None:
