@@ -204,7 +204,7 @@ class EvaluationResult:
         Images of a file or folder are named by it; those of a data set are found by the record.
         """
         words = ["casemate", "verify", str(record), self.model, *self.model_options]
-        return shlex.join([*words, "--data", self.data_path, *self.data_options] if self.data_path else words)
+        return shlex.join([*words, "--data", self._own_images, *self.data_options] if self._own_images else words)
 
     def evaluate_command(self, *, budget: str | None = None, images: int | None = None) -> str:
         """The command that makes this evaluation, with another budget or number of images if given; "" if none does."""
@@ -226,14 +226,19 @@ class EvaluationResult:
         if not self.from_command_line or "--black-box" in self.model_options:
             return ""
         words = ["casemate", "harden", self.model, *self.model_options]
-        words += ["--data", "TRAINING-IMAGES", "--test", self.data_path] if self.data_path else self._data_words
+        words += ["--data", "TRAINING-IMAGES", "--test", self._own_images] if self._own_images else self._data_words
         words += ["--eps", format_eps(number.eps)]
         return shlex.join([*words, *(["--norm", number.norm] if number.norm != "linf" else [])])
 
     @property
+    def _own_images(self) -> str:
+        """The file or folder of the images; "" for a data set. In Python it is `data` where that is a file's name."""
+        return self.data_path or (self.data if self.data not in NAMES and "." in self.data else "")
+
+    @property
     def _data_words(self) -> list[str]:
-        if self.data_path:
-            return ["--data", self.data_path, *self.data_options]
+        if self._own_images:
+            return ["--data", self._own_images, *self.data_options]
         return ["--dataset", self.data] if self.data in NAMES else []
 
     def class_rows(self, most: int | None = None) -> list[tuple[str, ...]]:
