@@ -545,7 +545,7 @@ def test_the_command_that_others_check_with_names_the_model_and_works(
     assert code == 0, err
     assert "Everything that was checked holds." in out
     page = Page((tmp_path / "of me" / "report.html").read_text())
-    assert "casemate verify record.json mine:good --data tiny.npz" in page.text
+    assert f"casemate verify record.json mine:good --data {images}" in page.text
 
 
 @pytest.mark.usefixtures("_few_attacks")

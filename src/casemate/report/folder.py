@@ -28,7 +28,7 @@ FILES = (
 )
 """The files that evaluations and attacks write; a folder with any of them holds a result."""
 
-_IGNORED = ("device", "seconds_at_most", "notes", "eps_text")
+_IGNORED = ("device", "seconds_at_most", "notes", "eps_text", "data_path")
 """Entries of a run's settings that are not compared: two runs that differ only in these count as the same run."""
 _HASHES = {
     "fingerprint": "other weights",
