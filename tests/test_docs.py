@@ -167,6 +167,7 @@ def test_options_in_the_text_exist(page: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_tests_of_the_page_on_testing_pass(folder: Path) -> None:
     (folder / "mine.py").write_text(
         "from casemate.data.fashion_mnist import first_test_images\n"

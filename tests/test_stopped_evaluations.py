@@ -139,7 +139,11 @@ def test_twenty_kills_of_the_command_lose_nothing(folder: Path, tmp_path: Path) 
 
 def test_ctrl_c_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
     options = (*LONG, "--store", tmp_path / "store", "--out", tmp_path / "out")
-    process = started(folder, *options)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background do not listen
+    try:
+        process = started(folder, *options)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 300
     while len(pieces(tmp_path / "store")) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
