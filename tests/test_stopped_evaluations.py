@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,20 +21,7 @@ from conftest import tiny_images
 
 pytestmark = pytest.mark.integration
 
-NETWORK = """
-    import torch
-    from torch import nn
-    from casemate import Classifier
-
-    def net():
-        layer = nn.Linear(64, 3)
-        columns = torch.arange(64) % 8
-        with torch.no_grad():
-            layer.bias.zero_()
-            for place in range(3):
-                layer.weight[place] = 20 / 16 * ((columns // 2) == place)
-        return Classifier(nn.Sequential(nn.Flatten(), layer), input_shape=(1, 8, 8), classes=("a", "b", "c")).eval()
-"""
+NETWORK = Path(__file__).parents[1] / "benchmarks" / "campaign" / "nets.py"
 WHAT = ("evaluate", "nets.py:net", "--data", "tiny.npz", "--threads", "1")
 LONG = (*WHAT, "--images", "700", "--eps", "0.05", "0.1")
 """Two shards of images, five attacks and two values of eps: 20 pieces, ten seconds."""
@@ -45,7 +32,7 @@ SHORT = (*WHAT, "--images", "700", "--eps", "0.1", "--budget", "quick")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a network of the user's own, and images for it."""
     made = tmp_path_factory.mktemp("stopped")
-    (made / "nets.py").write_text(textwrap.dedent(NETWORK))
+    shutil.copy(NETWORK, made / "nets.py")
     images = tiny_images(1200, noise=90.0)
     np.savez(made / "tiny.npz", images=images.pixels.numpy(), labels=images.labels.numpy())
     return made

@@ -225,19 +225,23 @@ SIGNATURE = 9
 def is_archive(head: bytes) -> bool:
     """Whether a file that begins with these bytes is a zip archive, as torch.save writes it.
 
-    A .safetensors file may begin with PK too: it begins with the length of its header.
+    A .safetensors file may begin with PK too, with the length of its header: of 19,280 bytes for example.
     """
-    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+    return head[:2] == b"PK" and not _is_header(head)
 
 
 def is_pickle(head: bytes) -> bool:
     """Whether a file that begins with these bytes is a pickle of protocol 2 to 5.
 
     A .safetensors file may begin with the same two bytes: with the length of its header, of 640 or 1,408 bytes for
-    example. Then bytes 4 to 7 of that length are zero, and the header's brace follows it.
+    example.
     """
-    protocol = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    return protocol and not (head[4:8] == bytes(4) and head[8:9] == b"{")
+    return head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and not _is_header(head)
+
+
+def _is_header(head: bytes) -> bool:
+    """Whether a file begins as .safetensors does: with a length whose upper half is zero, and the header's brace."""
+    return head[4:SIGNATURE] == b"\0\0\0\0{"
 
 
 @guarded

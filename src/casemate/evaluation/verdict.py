@@ -322,8 +322,7 @@ class Verdict:
             return f"the robust accuracy, {number.robust:n}, {guessing}"
         grade, *others = self.grades
         if others:
-            crossed = [each for each in asdict(self.borders).values() if self._crosses(each)]
-            return f"the interval lies across {' and '.join(map(_border, crossed))}{more}"
+            return f"the interval lies across {' and '.join(map(_border, self.crossed))}{more}"
         if grade in (Grade.BROKEN, Grade.WEAK):
             border = self.borders.broken if grade is Grade.BROKEN else self.borders.weak
             return f"the interval ends below {_border(border)}"
@@ -332,6 +331,11 @@ class Verdict:
         if grade is Grade.ROBUST:
             return f"the interval begins at {_border(self.borders.robust)} or above"
         return f"only the budgets {', '.join(_FULL[:-1])} and {_FULL[-1]} can call a model robust"
+
+    @property
+    def crossed(self) -> tuple[float, ...]:
+        """The borders of the grades, ascending, that the interval of the share that withstood lies across."""
+        return tuple(each for each in asdict(self.borders).values() if self._crosses(each))
 
     def _crosses(self, border: float) -> bool:
         found = self.number.withstood

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from scipy import stats
+import numpy as np
 
 from casemate.evaluation.verdict import Grade, Verdict
-from casemate.intervals import CONFIDENCE
+from casemate.intervals import share
 from casemate.report.evaluation_result import EvaluationResult
 
 _MORE_IMAGES = 4
@@ -84,7 +84,7 @@ def _more_images(result: EvaluationResult) -> NextStep:
         then = ", if as large a share of them withstands"
         for times in range(2, _MOST_IMAGES + 1):
             count = times * withstood.n
-            interval = stats.binomtest(round(withstood.value * count), count).proportion_ci(CONFIDENCE, method="wilson")
+            interval = share(np.arange(count) < round(withstood.value * count))
             if len(borders.reached(interval.low, interval.high)) == 1:
                 break
         else:

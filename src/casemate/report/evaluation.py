@@ -206,14 +206,11 @@ def _meaning(verdict: Verdict) -> str:
 
 def _undecided(verdict: Verdict) -> str:
     """Which border of the grades the interval crosses."""
-    withstood, borders = verdict.number.withstood, verdict.borders
+    withstood = verdict.number.withstood
     sentence = "Too few images were attacked to decide between these grades"
-    if withstood is None:
+    if withstood is None or not verdict.crossed:
         return f"{sentence}."
-    crossed = [each for each in (borders.broken, borders.weak, borders.robust) if withstood.low < each < withstood.high]
-    if not crossed:
-        return f"{sentence}."
-    border = _listed([f"{100 * each:g} %" for each in crossed])
+    border = _listed([f"{100 * each:g} %" for each in verdict.crossed])
     return (
         f"{sentence}: of the images that it gets right, {percent(withstood.low)} to {percent(withstood.high)} "
         f"withstand the attacks (95 % interval), and the border lies at {border}."

@@ -52,9 +52,11 @@ def prepare(request: PlayRequest, observer: Observer) -> Answers:
     chosen = images if isinstance(images, LabelledImages) else images.read(slice(0, _MOST_IMAGES))
     alike = [each for each in packaged if _alike(each, own, chosen)]
     if not alike:
+        theirs = packaged[0].model
+        shape = " x ".join(map(str, theirs.interface["input_shape"]))
         observer.message(
-            f"The models that come with casemate are not shown beside {own.name}: they take 1 x 28 x 28 images within "
-            f"[0, 1] of the classes {', '.join(packaged[0].model.classes)}"
+            f"The models that come with casemate are not shown beside {own.name}: they take {shape} images within "
+            f"{list(theirs.bounds)} of the classes {', '.join(theirs.classes)}"
         )
     return Answers(on_one_page([own, *alike], chosen, own.model.classes), study)
 

@@ -126,7 +126,7 @@ def fitting_weights(
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by torch.save, read with the unpickler that makes only tensors and plain values."""
-    if is_archive(head_of(path, SIGNATURE)):
+    if head_of(path, 2) == b"PK":
         check_archive(path)
     try:
         with path.open("rb") as file:  # the name of a file could make PyTorch read it as another format
