@@ -370,7 +370,7 @@ def test_a_right_description_names_no_options(run: Run) -> None:
     ("said", "words"),
     [
         (("mine:of_bytes", *DATA), "--mean, --std and --bounds"),
-        (("mine:plain", "--data", "shifted.npz"), "--classes names them"),
+        (("mine:plain", "--data", "shifted.npz"), ", --classes), and whether the labels start at 0"),
     ],
 )
 @pytest.mark.usefixtures("folder")
