@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -39,6 +40,14 @@ _PUBLISHED = palette.INK
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CLOSE = 0.5
 """The second part shows what withstands at least this share of the attacks that the best model withstands."""
+_ROOM = 9.0
+"""Distance in points from a sign to the nearest marker or other sign that is enough."""
+_MOVES = [
+    distance * np.array([np.cos(angle), np.sin(angle)])
+    for distance in (10, 17, 24, 31)
+    for angle in np.pi / 4 * np.arange(8)
+]
+"""Where a sign may be, in points from its marker: the nearest place with enough room is taken."""
 
 
 @final
@@ -148,23 +157,42 @@ def _trade_off(place: Axes, points: Sequence[_Point], eps: str) -> None:
     """Attacked and certified against clean accuracy, of the models that withstand the most."""
     drawn = [each for each in points if each.clean is not None and each.attacked is not None]
     least = _CLOSE * max((_value(each.attacked) for each in drawn), default=0.0)
+    drawn = [each for each in drawn if _value(each.attacked) >= least]
     for point in drawn:
-        if _value(point.attacked) < least:
-            continue
-        x = 100 * _value(point.clean)
         for what in ("certified", "attacked"):
             found = point.values.get(what)
-            if found is None or _value(found) < least:
-                continue
-            if isinstance(found, Estimate):
-                place.plot([x, x], [100 * found.low, 100 * found.high], color=point.color, linewidth=1.4, alpha=0.7)
-            place.plot([x], [100 * _value(found)], **_marker(what, point.color))
-        beside = (5, 3) if point.color == _PUBLISHED else (-9, 3)  # the best of both lie close together
-        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": point.color}
-        place.annotate(point.sign, (x, 100 * _value(point.attacked)), beside, **style)
+            if found is not None and _value(found) >= least:
+                place.plot([100 * _value(point.clean)], [100 * _value(found)], **_marker(what, point.color))
     place.margins(0.1)
     place.set_xlabel("clean accuracy, %")
     place.set_ylabel(f"attacked or certified at eps {eps}, %")
+    _name_points(place, drawn)
+
+
+def _name_points(place: Axes, points: Sequence[_Point]) -> None:
+    """Write the sign of each point near its attacked accuracy, where no other sign or marker is."""
+    figure = place.get_figure(root=True)
+    assert figure is not None, "the axes are part of a figure"
+    figure.draw_without_rendering()  # the layout is known from here on
+    scale = 72 / figure.dpi
+    markers = [np.asarray(line.get_xydata(), dtype=float)[0] for line in place.get_lines()]
+    taken = [scale * at for at in place.transData.transform(markers)] if markers else []
+    for point in points:
+        here = (100 * _value(point.clean), 100 * _value(point.attacked))
+        start = scale * place.transData.transform(here)
+        move = max(_MOVES, key=lambda by: min(_ROOM, *(float(np.hypot(*(start + by - each))) for each in taken)))
+        taken.append(start + move)
+        place.annotate(
+            point.sign,
+            here,
+            (float(move[0]), float(move[1])),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=point.color,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": point.color, "shrinkA": 4, "shrinkB": 2},
+        )
 
 
 def _marker(what: str, color: str) -> dict[str, Any]:
