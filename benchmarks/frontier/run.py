@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from casemate.benchmark import BenchmarkPlan, Entry, plan_benchmark, run_benchmark
+from casemate.benchmark import ENTRIES, BenchmarkPlan, Entry, plan_benchmark, run_benchmark
 from casemate.data import Dataset, load, split
 from casemate.report.benchmark import write_benchmark
 
@@ -26,7 +26,7 @@ _SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "o
 _ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-3, "schedule": "one-cycle", "ema": 0.998}
 _BOUNDS: dict[str, Any] = {"train_eps_factor": 1.05, "ramp_end": 0.4}
 _TWO_STEPS: dict[str, Any] = {"steps": 2, "step_size": 0.063}
-_STEP = {2: 0.6, 3: 0.5, 5: 0.3}
+_STEP = {2: 0.6, 3: 0.5}
 """Size of the steps as a share of the radius, by their number."""
 
 
@@ -54,16 +54,13 @@ def bounds(network: str, recipe: str, epochs: int, **settings: Any) -> Entry:
 
 CASES: Mapping[str, Entry] = {
     "adversarial, 2 steps": adversarial("strided-cnn", 12, 2),
-    "IBP": bounds("strided-cnn", "ibp", 14),
-    "adversarial, 2 steps, pixelwise": adversarial("pixelwise-cnn", 6, 2),
-    "adversarial, 3 steps, pixelwise, 6 epochs": adversarial("pixelwise-cnn", 6, 3),
     "adversarial, 3 steps, pixelwise": adversarial("pixelwise-cnn", 10, 3),
-    "adversarial, 5 steps, pixelwise": adversarial("pixelwise-cnn", 10, 5),
-    "adversarial, 3 steps, pixelwise, shift": adversarial("pixelwise-cnn", 20, 3, augment=_SHIFT),
     "adversarial, 3 steps, pixelwise, AWP": adversarial("pixelwise-cnn", 10, 3, awp=0.005),
     "adversarial, 3 steps, pixelwise, shift, AWP": adversarial("pixelwise-cnn", 20, 3, awp=0.005, augment=_SHIFT),
+    "adversarial, 4 steps, pixelwise (fast)": ENTRIES["fast"],
+    "adversarial, 4 steps, wide pixelwise (robust)": ENTRIES["robust"],
+    "IBP": bounds("strided-cnn", "ibp", 14),
     "IBP 0.5, pixelwise": bounds("pixelwise-cnn", "ibp", 14, kappa_end=0.5),
-    "MTL-IBP 0.1, pixelwise": bounds("pixelwise-cnn", "mtl-ibp", 14, alpha=0.1, **_TWO_STEPS),
     "MTL-IBP, pixelwise": bounds("pixelwise-cnn", "mtl-ibp", 14, alpha=0.25, **_TWO_STEPS),
 }
 """Recipes by the name that the figure shows."""
