@@ -543,3 +543,9 @@ def test_logits_are_float32_or_float64_as_the_images_whatever_the_network_comput
         logits = model(images)
         assert logits.dtype == (torch.float64 if of_images == torch.float64 else torch.float32)
         assert torch.equal(logits, images.flatten(1)[:, :3].to(dtype).to(logits.dtype))
+
+
+def test_classes_are_names_or_their_number() -> None:
+    assert create("strided-cnn", input_shape=(1, 28, 28), classes=3).classes == ("0", "1", "2")
+    with pytest.raises(ShapeError, match="expected their number, or the names"):
+        create("strided-cnn", input_shape=(1, 28, 28), classes="abc")

@@ -448,6 +448,14 @@ def test_a_comparison_is_paired(found: Evaluation) -> None:
     assert "n = 40" in repr(made)
 
 
+def test_evaluations_are_compared_at_the_largest_eps_that_both_have(found: Evaluation) -> None:
+    more = judged(eps=["0.02", "0.040", "0.3"])
+    made = compare(found, more)
+    assert made.eps == parse_eps("0.040")
+    assert (made.robust.first, made.robust.second) == (found.robust[0], more.robust[1])
+    assert made.verdicts == (found.verdicts[0], more.verdicts[1])
+
+
 def test_nothing_follows_from_numbers_that_are_not_to_be_trusted(found: Evaluation) -> None:
     better = judged(eps=["0.040", EPS], attacks={"pgd": PGD(eps=0.1, steps=1, step_size=0.001)})
     void = _with_checks(better, _always(voids=0.5, flatters=False))
@@ -482,8 +490,8 @@ def test_what_cannot_be_compared_is_refused(found: Evaluation, result: AttackRes
         compare(found, labels)
     with pytest.raises(ShapeError, match="40 and 39 images"):
         compare(found, replace(found, images=IMAGES[:39]))
-    with pytest.raises(SettingError, match=r"eps 0\.040, 20/255 and 20/255"):
-        compare(found, judged())
+    with pytest.raises(SettingError, match=r"eps 0\.040, 20/255 and 0\.01; expected one that both have"):
+        compare(found, judged(eps=["0.01"]))
     with pytest.raises(SettingError, match="norm linf and l2"):
         compare(found, replace(found, norm="l2"))
     with pytest.raises(SettingError, match="Evaluation and AttackResult"):

@@ -309,26 +309,34 @@ def compare(
     """Compare two models, such as one before and after training, by evaluations or attacks on the same images.
 
     Args:
-        first, second: two results of `evaluate`, or two of an attack; evaluations are compared at their largest eps.
+        first, second: two results of `evaluate`, or two of an attack; evaluations are compared at the largest eps that
+            both have.
         names: what the summary calls them.
 
     Raises:
-        SettingError: they are not of one kind, or have other eps or another norm.
+        SettingError: they are not of one kind, or have no eps in common or another norm.
         ShapeError: they are about other images, labels, or another number of them.
     """
     if len(names) != 2:
         raise SettingError(f"names {tuple(names)}; expected two, one for each result")
     if isinstance(first, Evaluation) and isinstance(second, Evaluation):
-        _expect_equal("eps", first.values, second.values)
+        shared = set(first.values) & set(second.values)
+        if not shared:
+            raise SettingError(
+                f"eps {_shown(first.values)} and {_shown(second.values)}; expected one that both have: evaluate both "
+                "with it"
+            )
         _expect_equal("norm", first.norm, second.norm)
         _expect_the_same_images(first.images, second.images)
+        eps = max(shared)
+        place, other = first.values.index(eps), second.values.index(eps)
         return ModelComparison(
             names=(names[0], names[1]),
-            eps=first.values[-1],
+            eps=first.values[place],
             norm=first.norm,
-            robust=paired(first.cascade.robust[:, -1], second.cascade.robust[:, -1]),
+            robust=paired(first.cascade.robust[:, place], second.cascade.robust[:, other]),
             clean=paired(first.clean.correct, second.clean.correct),
-            verdicts=(first.verdict, second.verdict),
+            verdicts=(first.verdicts[place], second.verdicts[other]),
             attacks=(f"budget {first.budget}", f"budget {second.budget}"),
         )
     if isinstance(first, AttackResult) and isinstance(second, AttackResult):

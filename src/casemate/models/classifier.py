@@ -79,7 +79,7 @@ class Classifier(nn.Module):
         if not isinstance(network, nn.Module):
             raise ModelError(f"the network is {kind_of(network)}; expected an object of a torch.nn.Module")
         shape = None if input_shape is None else _shape(input_shape)
-        names = None if classes is None else _names(classes)
+        names = None if classes is None else class_names(classes)
         self.bounds: tuple[float, float] = _bounds(bounds)
         means, stds = _normalisation(mean, std, None if shape is None else shape[0])
         self.network = network
@@ -131,7 +131,7 @@ class Classifier(nn.Module):
 
         Raises `ShapeError` for another number of them than is known.
         """
-        given, known = _names(list(names)), self.interface["classes"]
+        given, known = class_names(list(names)), self.interface["classes"]
         if known is not None and len(given) != len(known):
             raise ShapeError(f"{len(given)} names, but the model has {len(known)} classes; expected one for each")
         self._given = (self._given[0], given)
@@ -296,7 +296,7 @@ class Classifier(nn.Module):
         shape, names = self._given[0] or self._traits.input_shape, self._given[1] or self._traits.classes
         check_output(logits, len(images), None if names is None else len(names))
         if names is None:
-            self._traits.classes = _names(2 if is_one_logit(logits, len(images)) else logits.shape[1])
+            self._traits.classes = class_names(2 if is_one_logit(logits, len(images)) else logits.shape[1])
         if shape is None:
             for each in (self.mean, self.std):
                 if each is not None and each.shape[1] not in (1, images.shape[1]):
@@ -400,8 +400,8 @@ def _shape(given: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _names(given: int | Iterable[str]) -> tuple[str, ...]:
-    """The class names, from themselves or their number. Raises `ShapeError` for anything else, or fewer than two."""
+def class_names(given: int | Iterable[str]) -> tuple[str, ...]:
+    """Names of classes, from themselves or their number. Raises `ShapeError` for anything else, or fewer than two."""
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         try:
             given = numbered_classes(operator.index(given))  # pyright: ignore[reportArgumentType]

@@ -1,12 +1,12 @@
 """Networks by name, so that a checkpoint can name its architecture and needs no code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
 from casemate.errors import ModelError
-from casemate.models.classifier import Classifier
+from casemate.models.classifier import Classifier, class_names
 from casemate.rng import torch_forked
 from casemate.settings import unknown_name
 
@@ -45,13 +45,14 @@ def builder(name: str) -> Build:
     return _BUILDERS[name]
 
 
-def create(name: str, *, input_shape: tuple[int, int, int], classes: tuple[str, ...], seed: int = 0) -> Classifier:
+def create(name: str, *, input_shape: tuple[int, int, int], classes: int | Iterable[str], seed: int = 0) -> Classifier:
     """Return an untrained `Classifier` of the registered network, initialised from `seed` alone.
 
-    PyTorch's random state is restored. Raises `SettingError` for an unknown name.
+    `classes` are the names in the order of the logits, or their number. PyTorch's random state is restored. Raises
+    `SettingError` for an unknown name, `ShapeError` for classes that are neither.
     """
-    build = builder(name)
+    build, names = builder(name), class_names(classes)
     with torch_forked():
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU too
-        network = build(input_shape, len(classes))
-    return Classifier(network, input_shape=input_shape, classes=classes)
+        network = build(input_shape, len(names))
+    return Classifier(network, input_shape=input_shape, classes=names)
