@@ -329,6 +329,16 @@ def test_the_command_trains_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert torch.equal(tensor, snapshot(by_hand.model)[name]), name
 
 
+@pytest.mark.parametrize("name", ["fgsm-rs", "n-fgsm"])
+def test_the_command_guards_a_training_that_may_collapse(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "robust.safetensors"
+    command = [*TRAINING[:-1], name, "--out", str(out), "--overwrite"]
+    assert main.main(command) == 0
+    assert "rolled_back" in out.with_suffix(".history.csv").read_text().splitlines()[0]
+    assert main.main([*command, "--no-guard"]) == 0
+    assert "rolled_back" not in out.with_suffix(".history.csv").read_text().splitlines()[0]
+
+
 def test_the_command_says_what_its_losses_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "robust.safetensors")
     assert main.main([*TRAINING, "--eps", "0.05", "--steps", "1", "--out", out]) == 0

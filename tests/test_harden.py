@@ -39,6 +39,8 @@ from casemate.models import Classifier, ModelMetadata, load, save
 from casemate.training import CrossEntropy, TrainConfig, fit
 from casemate.training.state import Weights, snapshot
 from conftest import TINY_CLASSES, Listener, tiny_images, tiny_model
+from published import problems
+from test_monitor import Breaks
 from test_study import Run, runner
 
 EPS = "0.1"
@@ -191,6 +193,39 @@ def test_each_recipe_makes_a_model(network: nn.Module, cheap: None) -> None:
 
 
 @pytest.mark.integration
+def test_the_guard_watches_what_may_collapse_and_never_the_control(network: nn.Module) -> None:
+    plan = plan_hardening(network, TRAIN, test=TEST, eps=EPS, recipe=["fgsm-rs", "n-fgsm", "trades"], settings=SHORT)
+    assert {name: plan.settings_of(name).guard for name in plan.trainings} == {
+        "control": False,
+        "fgsm-rs": True,
+        "n-fgsm": True,
+        "trades": False,
+    }
+    guarded = replace(plan, settings=replace(SHORT, guard=True))
+    assert {name: guarded.settings_of(name).guard for name in plan.trainings} == {
+        "control": False,
+        "fgsm-rs": True,
+        "n-fgsm": True,
+        "trades": True,
+    }
+
+
+def test_a_collapse_is_undone_and_stated(network: nn.Module, cheap: None, tmp_path: Path) -> None:
+    settings = replace(SHORT, epochs=3, ema=None, learning_rate=0.05, schedule="constant", guard=True)
+    breaks = Recipe(objective=Breaks(at=(2,), per_epoch=5))
+    found = harden(network, TRAIN, test=TEST, eps=EPS, recipe=breaks, settings=settings)
+    training = found.models["hardened"].training
+    assert training is not None
+    assert [row["rolled_back"] for row in training.history] == [False, True, False]
+    assert training.epoch != 2
+    assert any("the guard undid epoch 2 of hardened" in note for note in found.notes)
+    control = found.models["control"].training
+    assert control is not None
+    assert "rolled_back" not in control.history[0]
+    found.report(tmp_path)
+    assert problems(json.loads((tmp_path / "harden.json").read_text())) == []
+
+
 def test_own_recipes_have_the_names_that_they_are_given(network: nn.Module, cheap: None) -> None:
     recipes = {
         name: Recipe(objective=AdversarialTraining(eps=0.1, steps=steps)) for name, steps in (("one", 1), ("three", 3))
@@ -505,11 +540,6 @@ class _NoWeights(nn.Module):
         ({"test": None, "train": TRAIN[:30]}, SettingError, "would be set aside as test images"),
         ({"images": 3}, SettingError, "images = 3; expected at least 10 to test on"),
         ({"settings": replace(SHORT, patience=2)}, SettingError, "expected None: the epoch is chosen by robust"),
-        (
-            {"settings": replace(SHORT, guard=True)},
-            SettingError,
-            "guard = True; expected False: the epoch is chosen by",
-        ),
         (
             {"settings": replace(SHORT, monitor="robust-accuracy")},
             SettingError,

@@ -34,6 +34,7 @@ from casemate.defenses.registry import RECIPES as RECIPES
 from casemate.defenses.registry import RecipeKind as RecipeKind
 from casemate.defenses.registry import RecipeType as RecipeType
 from casemate.defenses.registry import make_objective as make_objective
+from casemate.defenses.registry import needs_guard as needs_guard
 from casemate.defenses.registry import recipe_type as recipe_type
 from casemate.defenses.robust_distillation import RobustDistillation as RobustDistillation
 from casemate.defenses.several_norms import SeveralNorms as SeveralNorms

@@ -3,10 +3,10 @@
 Each is a layer for `preprocessed(model, change)`, from images within [0, 1] to images of the same shape within [0, 1].
 
 Most have no useful derivative, so gradients are zero or misleading and an ordinary gradient attack fails, although the
-model is hardly more robust: all of them fall to backward pass differentiable approximation (Athalye, Carlini and Wagner
-2018, arXiv 1802.00420, section 5). Evaluate a model with one of them by attacking `attackable(model, change)`, which
-predicts the same classes and has the gradient of the bare model at the changed image. `PixelDeflection` is random too:
-attack it with expectation over transformation as well (`casemate.attacks.EOT`).
+model is little more robust: none of them holds against backward pass differentiable approximation (Athalye, Carlini and
+Wagner 2018, arXiv 1802.00420, section 5). Evaluate a model with one of them by attacking `attackable(model, change)`,
+which predicts the same classes and has the gradient of the bare model at the changed image. `PixelDeflection` is random
+too: attack it with expectation over transformation as well (`casemate.attacks.EOT`).
 
 Nothing here searches for the settings that a data set needs, and no JPEG file is written or read.
 """

@@ -120,6 +120,11 @@ def recipe_type(name: str) -> RecipeType:
     raise unknown_name("recipe", name, RECIPES)
 
 
+def needs_guard(objective: Objective) -> bool:
+    """Whether a training by this objective may collapse, so that `TrainConfig.guard` is on unless it is chosen."""
+    return any(each.objective is type(objective) and each.training.get("guard", False) for each in RECIPES.values())
+
+
 def make_objective(spec: Mapping[str, Any], teacher: nn.Module | None = None) -> Objective:
     """Build the objective that a specification describes.
 

@@ -20,7 +20,7 @@ class FineTuning:
     history: list[dict[str, Any]]
     """One row per epoch: epoch, learning_rate, loss, accuracy (of the objective, on training images), val_robust and
     val_accuracy (on validation images, under the attack that chooses the epoch and without it), seconds,
-    processor_seconds."""
+    processor_seconds. With a guard also val_robust_accuracy, guard_accuracy and rolled_back (see `TrainResult`)."""
     epoch: int
     """The epoch that was kept, from 1: the first with the highest robust accuracy on the validation images."""
 

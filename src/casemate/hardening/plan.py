@@ -8,7 +8,7 @@ from torch import nn
 
 from casemate._version import __version__
 from casemate.data import ImageSource
-from casemate.defenses import Recipe
+from casemate.defenses import Recipe, needs_guard
 from casemate.errors import SettingError
 from casemate.evaluation import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
@@ -44,6 +44,15 @@ class HardeningPlan:
     def trainings(self) -> dict[str, Recipe]:
         """The recipes of all trainings by the name of the model: the control first."""
         return {CONTROL: Recipe(), **self.recipes}
+
+    def settings_of(self, name: str) -> TrainConfig:
+        """The settings of the training called `name`: those of all, but for the guard.
+
+        It watches the trainings that may collapse, and all hardened ones if the settings have it; never the control.
+        """
+        recipe = self.trainings[name]
+        guard = name != CONTROL and (self.settings.guard or needs_guard(recipe.objective))
+        return replace(self.settings, guard=guard)
 
     def about(self) -> dict[str, Any]:
         """All that the results depend on, as JSON."""
@@ -91,7 +100,7 @@ def plan_hardening(
             f"patience = {settings.patience}; expected None: the epoch is chosen by robust accuracy, and the control "
             "has to be trained as long"
         )
-    for name, usual in (("monitor", "loss"), ("keep_best", False), ("guard", False)):
+    for name, usual in (("monitor", "loss"), ("keep_best", False)):
         if getattr(settings, name) != usual:
             raise SettingError(
                 f"{name} = {getattr(settings, name)}; expected {usual}: the epoch is chosen by robust accuracy as it is"

@@ -125,7 +125,7 @@ def run_hardening(
         test=plan.parts.test,
         plan=about,
         start=start,
-        notes=(*plan.parts.notes, *_without_gain(models, start[0])),
+        notes=(*plan.parts.notes, *_without_gain(models, start[0]), *_rolled_back(models)),
     )
     track(observer, Tracked(texts={"conclusion": found.conclusion}))
     return found
@@ -138,6 +138,21 @@ def _without_gain(models: Mapping[str, ComparedModel], start: float) -> list[str
         "rate, more epochs, or a smaller eps may be needed"
         for name, each in models.items()
         if name != CONTROL and each.training is not None and each.training.robust <= start
+    ]
+
+
+def _rolled_back(models: Mapping[str, ComparedModel]) -> list[str]:
+    """A remark for each trained model of which the guard undid epochs."""
+    undone = {
+        name: [str(row["epoch"]) for row in each.training.history if row.get("rolled_back", False)]
+        for name, each in models.items()
+        if each.training is not None
+    }
+    return [
+        f"the guard undid {'epoch' if len(epochs) == 1 else 'epochs'} {', '.join(epochs)} of {name}: it withstood the "
+        "training's own attack, but no longer PGD (catastrophic overfitting)"
+        for name, epochs in undone.items()
+        if epochs
     ]
 
 
@@ -179,7 +194,7 @@ def _trained(
             model,
             plan.parts.train,
             plan.parts.validation,
-            plan.settings,
+            plan.settings_of(name),
             checkpoint=checkpoint,
             device=given.device,
             observer=part_of(observer, name),

@@ -25,7 +25,10 @@ def hardening_seconds(plan: HardeningPlan) -> Mapping[str, float]:
             model, objective = trainable_copy(plan.model), plan.selected(recipe.objective)
             images = len(parts.train) * (1 + len(recipe.extra))
             step, check = step_seconds(model, objective, few), validation_seconds(model, objective, few)
-            found[name] = epochs * (step * images + check * len(parts.validation))
+            settings = plan.settings_of(name)
+            averaged = settings.ema is not None or settings.swa_start is not None
+            checks = 1 + settings.guard * (1 + averaged)  # the guard attacks an average and the weights themselves
+            found[name] = epochs * (step * images + checks * check * len(parts.validation))
         most = seconds_at_most(plan.model, parts.test, [plan.eps], norm=plan.norm)[plan.budget]
     found["evaluations, at most"] = most * (1 + len(plan.trainings))
     return found

@@ -83,7 +83,8 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
         f"without an attack, on all {len(plan.dataset.test):,} test images and on the first ones. Robust EPS: the "
         f"share of images that no attack of the budget `{plan.budget}` fools within EPS in Linf, for pixels in "
         "[0, 1], an upper bound of the true share. Certified EPS, where it is given: the share proven robust, a lower "
-        f"bound. Verdict: at {format_eps(plan.eps)}. Training: wall-clock time. In brackets 95 % intervals.",
+        f"bound. Verdict: at {format_eps(plan.eps)}, with the findings at any eps that weaken or void a number. "
+        "Training: wall-clock time. In brackets 95 % intervals.",
         "",
         f"![{figure.alt}](benchmark.svg)",
         "",
