@@ -57,7 +57,7 @@ RANDOM = "E5-stochastic-affine"
 """The model that answers at random."""
 NAMES = (
     *("E1", "E5", RANDOM, "E6", "E7", "E8", "E9-1", "E9-100", "E10-1", "E10-100", "E11", "E12-0.0001"),
-    *("E13-regularised", "E13-resnet"),
+    *("E13-regularised", "E13-resnet", "E9-teacher-100", "E6-stopped"),
 )
 MEASURES = ("clean", "fgsm", "ball", "range", "range-4", "pgd", "eot", "divided")
 LEFT = {0.01: 0.85, 0.025: 0.7, 0.05: 0.55, 0.1: 0.4, 0.15: 0.35, 0.2: 0.3}

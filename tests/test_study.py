@@ -619,12 +619,14 @@ def test_the_paper_scale_has_every_model_of_medium_and_the_paper_s_sizes() -> No
     setup = replace(FULL, scale=SCALES["paper"])
     names, medium = ({each.name for each in models_of(choose_experiments([]), each)} for each in (setup, MEDIUM))
     assert names == medium | {"E1-falling"}
-    assert len(medium) == 29
+    assert len(medium) == 32  # the study's 29, E9's two teachers, and E6 on E11
     tasks = _tasks(setup)
     trained = [task for task in tasks.values() if task.kind in ("train", "defend")]
     assert {(task.config["train_images"], task.config["validation_images"]) for task in trained} == {(54000, 6000)}
     for name, task in tasks.items():
-        if task.kind == "curve":
+        if task.kind == "hypotheses":
+            assert task.config["images"] == 2000
+        elif task.kind == "curve":
             of_e1 = any(f"{each}/" in name for each in ("E2", "E3", "E4"))
             assert task.config["images"] == (2000 if of_e1 else 1000), name
         elif task.kind == "clean":
@@ -637,7 +639,11 @@ def test_tasks_that_decide_claims_run_first() -> None:
     assert (
         place("E1/train") < place("E2/fgsm/ce") < place("E6/train") < place("E9-20/range/ce") < place("E12-0.001/pgd")
     )
-    assert place("E12-0.001/pgd") < place("seed-1/E6/clean") < place("E5-speckle/train") < place("E1+/train")
+    assert place("E4/1-255/ce") < place("E11/pgd") < place("E5/train")
+    assert place("E13/targeted/E6") < place("E12-0.0001/train")
+    last = ["E12-0.001/pgd", "E6-stopped/train", "E1-falling/train", "seed-1/E6/clean", "E1+/train", "E5-speckle/train"]
+    assert [place(name) for name in last] == sorted(map(place, last))
+    assert place("E5-speckle/train") < place("E13-mix/train") < place("E13/search/student-8x2-1")
 
 
 def test_a_further_seed_is_the_same_study_with_that_seed() -> None:
@@ -662,6 +668,9 @@ def test_e6_is_the_paper_s_adversarial_regularisation_of_e1() -> None:
     assert AdversarialRegularization(**paper).clip_max is None
     assert e6.config["training"]["patience"] == 5
     assert (e6.needs, e6.config["weights"]) == ({"start": "E1/train"}, {"start": "final"})
+    stopped = tasks["E6-stopped/train"]
+    assert (stopped.needs, stopped.config["weights"]) == ({"start": "E1/train"}, {"start": "best"})
+    assert stopped.config["objective"] == e6.config["objective"]
     limited = {name: tasks[f"{name}/train"].config["objective"]["settings"] for name in ("E6-clipped", "E6-plain")}
     assert limited == {
         "E6-clipped": paper | {"clip_max": 1.0},
@@ -703,7 +712,8 @@ def test_e8_is_four_rounds_each_from_the_last() -> None:
 def test_students_are_taught_at_their_own_temperature(experiment: str, architecture: str) -> None:
     """At 1 by E1 itself, which is as over-fitted as the other teachers; nobody stops early."""
     tasks = _tasks(FULL)
-    models = EXPERIMENTS[experiment].models(FULL)
+    teachers = [f"E9-teacher-{each}" for each in (20, 100)]
+    models = [model for model in EXPERIMENTS[experiment].models(FULL) if model.name not in teachers]
     assert [model.name for model in models] == [f"{experiment}-{each:g}" for each in (1, 20, 100)]
     for model, temperature in zip(models, (1.0, 20.0, 100.0), strict=True):
         task = tasks[model.source.task]
@@ -714,12 +724,25 @@ def test_students_are_taught_at_their_own_temperature(experiment: str, architect
         assert "patience" not in task.config["training"]
         assert model.source.weights == "final"
         assert tasks[teacher].config["training"]["continue_after_stop"]
+        assert tasks[model.artifact("clean-best")].config["weights"] == "best"
         if temperature == 1:
             assert model.artifact("divided") not in tasks
         else:
             taught = {"name": "at-temperature", "settings": {"temperature": temperature}}
             assert tasks[teacher].config["objective"] == taught
             assert tasks[model.artifact("divided")].config["divide"] == temperature
+
+
+def test_teachers_are_measured_as_their_students_are() -> None:
+    tasks, models = _tasks(FULL), {model.name: model for model in EXPERIMENTS["E9"].models(FULL)}
+    for temperature in (20, 100):
+        teacher, student = models[f"E9-teacher-{temperature}"], models[f"E9-{temperature}"]
+        assert (teacher.source.task, teacher.source.weights) == (f"E9/teacher-{temperature}", "final")
+        for measure in ("fgsm", "ball", "range"):
+            one, other = (tasks[each.artifact(measure, "ce")].config for each in (teacher, student))
+            assert [one[key] for key in ("attack", "values", "images")] == [
+                other[key] for key in ("attack", "values", "images")
+            ]
 
 
 def test_the_further_work_of_the_paper_is_all_there() -> None:
@@ -736,6 +759,7 @@ def test_the_further_work_of_the_paper_is_all_there() -> None:
     early = tasks["E13-early-teacher/train"]
     assert early.config["weights"] == {"teacher": "best"}
     assert tasks[early.needs["teacher"]].config["training"]["patience"] == 5
+    assert early.config["training"] == tasks["E9-20/train"].config["training"]
     found = {name for name in tasks if name.startswith("E13/search/")}
     assert len(found) == len(FULL.scale.students) * len(FULL.scale.student_dropouts)
     assert {name.replace("/search/", "/found/") for name in found} <= set(tasks)

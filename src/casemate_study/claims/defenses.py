@@ -55,6 +55,13 @@ def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
     return RuleResult(found.verdict, f"{found.text} Calibration error on clean images: {errors}.", found.causes)
 
 
+def less_responsive(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if adversarial regularisation makes a model that is more accurate under FGSM when it starts from E11,
+    which does not over-fit, than when it starts from E1 (E6), by paired tests (`judge_order`).
+    """
+    return judge_order(evidence, "E6-stopped", "E6", "fgsm", 1)
+
+
 def clean_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if on images without an attack both the loss and the accuracy of E5 (augmentation) lie below those of
     E1 (undefended), by the paired tests.
@@ -78,7 +85,7 @@ def augmentation_does_little(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM and under BIM with either clipping E5 (augmentation) gains less than 10 points of
     accuracy over E1 (undefended) at every eps, by the upper ends of the intervals of the paired difference; does not
     hold if at some eps it gains 10 points or more, with Holm's correction for all eps and attacks; else no difference
-    shown (`reaches`). Not measured without FGSM and clip ball; clip range is not run on every model.
+    shown (`reaches`).
 
     `helps_against_fgsm` has the same threshold.
     """
@@ -87,12 +94,11 @@ def augmentation_does_little(evidence: ClaimEvidence) -> RuleResult:
     every: list[PairedComparison] = []
     for measure, name in (("fgsm", "FGSM"), ("ball", "BIM, clip ball"), ("range", "BIM, clip range")):
         orders = over_eps(one, other, measure, "ce", compare_accuracy)
-        if not orders and measure != "range":
+        if not orders:
             return NOTHING
         every += orders
-        if orders:
-            most = max(orders, key=lambda each: each.difference.value)
-            words.append(f"{name}: {in_words(most, compare_accuracy)}")
+        most = max(orders, key=lambda each: each.difference.value)
+        words.append(f"{name}: {in_words(most, compare_accuracy)}")
     if one is None:
         return NOTHING
     text = f"At the eps where E5 gains most over E1, {'; '.join(words)}. Much is {percent(MUCH, 0)} of all images."

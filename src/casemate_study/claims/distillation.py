@@ -1,6 +1,7 @@
 """The rules that judge the paper's claims about defensive distillation, for students of all temperatures measured.
 
-Students are compared with E1, the undefended network, which is the teacher at temperature 1.
+Each student is compared with its teacher, the network of the same temperature (`teacher_of`): at temperature 1 that is
+E1, the undefended network. All predict at temperature 1, so that their losses compare.
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ from casemate_study.claims.rules import (
     points,
     tally,
 )
-from casemate_study.claims.temperatures import at_all_temperatures, student_names
+from casemate_study.claims.temperatures import at_all_temperatures, student_names, teacher_of
 from casemate_study.claims.verdicts import EPS
 from casemate_study.experiments import paper
 from casemate_study.results.independent import plus_constant
@@ -52,20 +53,27 @@ MUCH_LOWER = 0.5
 """The largest share of the teacher's loss that counts as a much lower loss."""
 
 
+def _teacher(evidence: ClaimEvidence, student: str) -> ModelResults | None:
+    """The results of a student's teacher; None if it is not measured."""
+    return evidence.models.get(teacher_of(evidence, student))
+
+
 def _under(
     evidence: ClaimEvidence, experiment: str, measures: tuple[str, ...], **order: Any
 ) -> dict[str, dict[str, RuleResult]]:
-    """The results of `judge_order` on every student of an experiment against E1 under several attacks, by student and
-    attack; `order` are further arguments of `judge_order`.
+    """The results of `judge_order` on every student of an experiment against its teacher under several attacks, by
+    student and attack; `order` are further arguments of `judge_order`.
     """
     return {
-        name: {measure: judge_order(evidence, name, "E1", measure, **order) for measure in measures}
+        name: {
+            measure: judge_order(evidence, name, teacher_of(evidence, name), measure, **order) for measure in measures
+        }
         for name in student_names(evidence, experiment)
     }
 
 
 def students_loss(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the loss of every student (E9, E10) lies below that of E1, the teacher at temperature 1, under
+    """Rule: holds if the loss of every student (E9, E10) lies below that of its teacher under
     FGSM and under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
     """
     attacks = ("fgsm", "ball", "range")
@@ -74,27 +82,30 @@ def students_loss(evidence: ClaimEvidence) -> RuleResult:
 
 
 def students_fgsm(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if every student of E9 (distilled into the same architecture) is more accurate than E1, the teacher
-    at temperature 1, under FGSM, by paired tests (`judge_order`, `at_all_temperatures`).
+    """Rule: holds if every student of E9 (distilled into the same architecture) is more accurate than its teacher under
+    FGSM, by paired tests (`judge_order`, `at_all_temperatures`).
     """
     return at_all_temperatures(_under(evidence, "E9", ("fgsm",), wanted=1))
 
 
 def students_bim(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E1, the teacher at temperature 1, is more accurate than every student of E9 (distilled into the
-    same architecture) under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
+    """Rule: holds if its teacher is more accurate than every student of E9 (distilled into the same architecture)
+    under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
     """
     return at_all_temperatures(
         {
-            name: {f"clip {clip}": judge_order(evidence, "E1", name, clip, 1) for clip in ("ball", "range")}
+            name: {
+                f"clip {clip}": judge_order(evidence, teacher_of(evidence, name), name, clip, 1)
+                for clip in ("ball", "range")
+            }
             for name in student_names(evidence, "E9")
         }
     )
 
 
 def adjusted_bim(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if every student of E10 (distilled into the network of appendix B) is more accurate than E1, the
-    teacher at temperature 1, under BIM with clip ball at eps up to 0.1, by paired tests (`judge_order`,
+    """Rule: holds if every student of E10 (distilled into the network of appendix B) is more accurate than its
+    teacher under BIM with clip ball at eps up to 0.1, by paired tests (`judge_order`,
     `at_all_temperatures`).
     """
     return at_all_temperatures(_under(evidence, "E10", ("ball",), wanted=1, up_to=EPS))
@@ -102,8 +113,8 @@ def adjusted_bim(evidence: ClaimEvidence) -> RuleResult:
 
 def no_advantage_beyond(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under BIM with clip ball, at every eps above 0.1, the accuracy of every student of E10 (the
-    network of appendix B) exceeds E1's by at most 1 point, by the upper end of the interval of the paired difference;
-    does not hold if it exceeds it by the paired test and may do so by more; else no difference shown
+    network of appendix B) exceeds its teacher's by at most 1 point, by the upper end of the interval of the paired
+    difference; does not hold if it exceeds it by the paired test and may do so by more; else no difference shown
     (`at_all_temperatures`).
     """
     return at_all_temperatures({name: {"": _no_advantage(evidence, name)} for name in student_names(evidence, "E10")})
@@ -112,7 +123,7 @@ def no_advantage_beyond(evidence: ClaimEvidence) -> RuleResult:
 def _no_advantage(evidence: ClaimEvidence, name: str) -> RuleResult:
     """Rule: as `no_advantage_beyond`, for one student."""
     orders = over_eps(
-        evidence.models.get(name), evidence.models.get("E1"), "ball", "ce", compare_accuracy, above=EPS + 1e-9
+        evidence.models.get(name), _teacher(evidence, name), "ball", "ce", compare_accuracy, above=EPS + 1e-9
     )
     if not orders:
         return NOTHING
@@ -127,15 +138,15 @@ def _no_advantage(evidence: ClaimEvidence, name: str) -> RuleResult:
 
 def keeps_accuracy(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if without an attack the accuracy of every student of E10 (the network of appendix B) lies at most 1
-    point below E1's, by the whole interval of the paired difference; does not hold if all of it lies further below;
-    else no difference shown (`at_all_temperatures`).
+    point below its teacher's, by the whole interval of the paired difference; does not hold if all of it lies further
+    below; else no difference shown (`at_all_temperatures`).
     """
     return at_all_temperatures({name: {"": _kept(evidence, name)} for name in student_names(evidence, "E10")})
 
 
 def _kept(evidence: ClaimEvidence, name: str) -> RuleResult:
     """Rule: as `keeps_accuracy`, for one student."""
-    one, other = evidence.models.get(name), evidence.models.get("E1")
+    one, other = evidence.models.get(name), _teacher(evidence, name)
     found = None if one is None or other is None else compare_accuracy(one.artifact("clean"), other.artifact("clean"))
     if found is None:
         return NOTHING
@@ -175,11 +186,11 @@ def _reproduced(model: ModelResults, accuracy: paper.Statement, loss: paper.Stat
 
 
 def _equally_accurate(evidence: ClaimEvidence, name: str) -> RuleResult:
-    """Rule: holds if without an attack the accuracies of the student called `name` and of E1 differ by at most 1 point,
-    by the whole interval of the paired difference; does not hold if the paired test finds a difference that may be
-    larger; else no difference shown.
+    """Rule: holds if without an attack the accuracies of the student called `name` and of its teacher differ by at most
+    1 point, by the whole interval of the paired difference; does not hold if the paired test finds a difference that
+    may be larger; else no difference shown.
     """
-    one, other = evidence.models.get(name), evidence.models.get("E1")
+    one, other = evidence.models.get(name), _teacher(evidence, name)
     found = None if one is None or other is None else compare_accuracy(one.artifact("clean"), other.artifact("clean"))
     if found is None:
         return NOTHING
@@ -190,14 +201,15 @@ def _equally_accurate(evidence: ClaimEvidence, name: str) -> RuleResult:
 
 
 def equal_accuracy_lower_loss(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if without an attack every student of E9 (the same architecture) is as accurate as E1, within 1 point
-    by the interval of the paired difference, and its loss is lower by the paired test (`at_all_temperatures`).
+    """Rule: holds if without an attack every student of E9 (the same architecture) is as accurate as its teacher,
+    within 1 point by the interval of the paired difference, and its loss is lower by the paired test
+    (`at_all_temperatures`).
     """
     return at_all_temperatures(
         {
             name: {
                 "equal accuracy": _equally_accurate(evidence, name),
-                "lower loss": judge_clean(evidence, name, "E1", -1, compare_loss, "Loss"),
+                "lower loss": judge_clean(evidence, name, teacher_of(evidence, name), -1, compare_loss, "Loss"),
             }
             for name in student_names(evidence, "E9")
         }
@@ -205,21 +217,21 @@ def equal_accuracy_lower_loss(evidence: ClaimEvidence) -> RuleResult:
 
 
 def adjusted_loss(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the loss of every student of E10 (the network of appendix B) lies below that of E1 under FGSM and
-    under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
+    """Rule: holds if the loss of every student of E10 (the network of appendix B) lies below that of its teacher under
+    FGSM and under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
     """
     return at_all_temperatures(_under(evidence, "E10", ("fgsm", "ball", "range"), wanted=-1, compare=compare_loss))
 
 
 def adjusted_fgsm(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM every student of E10 (the network of appendix B) has a lower loss and a higher accuracy
-    than E1, by paired tests (`judge_order`, `at_all_temperatures`).
+    than its teacher, by paired tests (`judge_order`, `at_all_temperatures`).
     """
     return at_all_temperatures(
         {
             name: {
-                "lower loss": judge_order(evidence, name, "E1", "fgsm", -1, compare_loss),
-                "higher accuracy": judge_order(evidence, name, "E1", "fgsm", 1),
+                "lower loss": judge_order(evidence, name, teacher_of(evidence, name), "fgsm", -1, compare_loss),
+                "higher accuracy": judge_order(evidence, name, teacher_of(evidence, name), "fgsm", 1),
             }
             for name in student_names(evidence, "E10")
         }
@@ -253,15 +265,14 @@ def _nearer(student: ModelResults, same: ModelResults, teacher: ModelResults, ep
 
 
 def adjusted_is_nearer(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if under BIM with clip ball the accuracy of E10's student differs less from E1's than that of E9's
-    student of the same temperature: at some eps by paired tests (`_nearer`), corrected for the number of eps, and at
-    none the reverse (`tally`, `at_all_temperatures`).
+    """Rule: holds if under BIM with clip ball the accuracy of E10's student differs less from the teacher's than that
+    of E9's student of the same temperature: at some eps by paired tests (`_nearer`), corrected for the number of eps,
+    and at none the reverse (`tally`, `at_all_temperatures`).
     """
-    teacher = evidence.models.get("E1")
     parts: dict[str, dict[str, RuleResult]] = {}
     for name in student_names(evidence, "E10"):
         student, same = evidence.models[name], evidence.models.get(name.replace("E10", "E9"))
-        curve = student.curve("ball")
+        teacher, curve = _teacher(evidence, name), student.curve("ball")
         if teacher is None or same is None or curve is None:
             continue
         by_eps = {point.at: _nearer(student, same, teacher, point.at) for point in curve.points if point.at}
@@ -299,25 +310,25 @@ def more_promising(evidence: ClaimEvidence) -> RuleResult:
 
 def students_confidence(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if the mean confidence (probability of the predicted class) of every student (E9, E10) on images
-    without an attack lies below E1's, by the interval of the paired difference (`at_all_temperatures`).
+    without an attack lies below its teacher's, by the interval of the paired difference (`at_all_temperatures`).
     """
     return at_all_temperatures(
         {
-            name: {"": judge_clean(evidence, name, "E1", -1, compare_confidence, "Mean confidence")}
+            name: {
+                "": judge_clean(evidence, name, teacher_of(evidence, name), -1, compare_confidence, "Mean confidence")
+            }
             for name in student_names(evidence, "E9", "E10")
         }
     )
 
 
 def not_always_more_accurate(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if some student (E9, E10) is less accurate than E1 at some eps of FGSM or BIM with either clipping,
-    by the paired tests with one correction for all students, attacks and eps; does not hold if none is and some are
-    more accurate; else no difference shown.
+    """Rule: holds if some student (E9, E10) is less accurate than its teacher at some eps of FGSM or BIM with either
+    clipping, by the paired tests with one correction for all students, attacks and eps; does not hold if none is and
+    some are more accurate; else no difference shown.
     """
     groups = {
-        f"{name}, {measure}": over_eps(
-            evidence.models[name], evidence.models.get("E1"), measure, "ce", compare_accuracy
-        )
+        f"{name}, {measure}": over_eps(evidence.models[name], _teacher(evidence, name), measure, "ce", compare_accuracy)
         for name in student_names(evidence, "E9", "E10")
         for measure in ("fgsm", "ball", "range")
     }
@@ -334,8 +345,10 @@ def not_always_more_accurate(evidence: ClaimEvidence) -> RuleResult:
 
 
 def _much_lower_loss(evidence: ClaimEvidence, name: str, measure: str) -> RuleResult:
-    """Rule: holds if at eps 0.1 the student's loss is lower than E1's by the paired test, and at most half of it."""
-    one, other = evidence.models.get(name), evidence.models.get("E1")
+    """Rule: holds if at eps 0.1 the student's loss is lower than its teacher's by the paired test, and at most half of
+    it.
+    """
+    one, other = evidence.models.get(name), _teacher(evidence, name)
     if one is None or other is None:
         return NOTHING
     found = compare_loss(one.artifact(measure, "ce"), other.artifact(measure, "ce"), "eps", EPS)
@@ -365,7 +378,7 @@ def _drop(evidence: ClaimEvidence, name: str, measure: str) -> RuleResult:
 
 def much_lower_loss_but_drops(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if for every student (E9, E10), at eps 0.1 of FGSM and of BIM with clip ball, the loss is lower than
-    E1's and at most half of it, while the attack costs the student 10 points of accuracy or more
+    its teacher's and at most half of it, while the attack costs the student 10 points of accuracy or more
     (`at_all_temperatures`).
     """
     return at_all_temperatures(

@@ -113,6 +113,12 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E6",
         "5",
+        "Over-fitting makes models respond less to the defences (here: E6 against the same training from E11).",
+        defenses.less_responsive,
+    ),
+    (
+        "E6",
+        "5",
         "Adversarial regularisation may over-fit the perturbed images (a hypothesis).",
         defenses.fitted_to_one_step,
     ),

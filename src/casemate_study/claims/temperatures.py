@@ -13,9 +13,21 @@ from casemate_study.claims.rules import NOTHING, ClaimEvidence, ClaimVerdict, Ru
 def student_names(evidence: ClaimEvidence, *experiments: str) -> list[str]:
     """The names of the measured distillation students of these experiments ("E9", "E10"), of all temperatures.
 
-    The rules compare each with E1, the undefended network, which is the teacher at temperature 1.
+    E9's teachers are not among them.
     """
-    return [name for each in experiments for name in evidence.models if name.startswith(f"{each}-")]
+    return [
+        name
+        for each in experiments
+        for name in evidence.models
+        if name.startswith(f"{each}-") and not name.startswith(f"{each}-teacher")
+    ]
+
+
+def teacher_of(evidence: ClaimEvidence, student: str) -> str:
+    """The name of a student's teacher: trained at the student's temperature; at 1, or where it is not measured, E1."""
+    _, temperature = student.split("-", 1)
+    own = f"E9-teacher-{temperature}"
+    return own if own in evidence.models else "E1"
 
 
 def at_all_temperatures(students: Mapping[str, Mapping[str, RuleResult]]) -> RuleResult:

@@ -1,5 +1,8 @@
 """The rules that judge the paper's claims about trainings: over-fitting, under-fitting, size and time."""
 
+from dataclasses import dataclass
+from typing import final
+
 import numpy as np
 
 from casemate.evaluation import Estimate, mean
@@ -21,11 +24,14 @@ from casemate_study.experiments import paper
 from casemate_study.results.independent import difference_of, plus_constant, ratio_of, share_of
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import compare_accuracy, compare_confidence
-from casemate_study.results.stored import EpochRow, StoredTraining
+from casemate_study.results.stored import EpochRow, StoredClean, StoredTraining, find_result
 
 RISE = 0.05
-"""The smallest rise of the validation loss after the best epoch, as a fraction of its lowest value, that counts; and
-the smallest difference of two such rises."""
+"""The smallest rise of a loss after its lowest value, as a fraction of that, that counts; and the smallest difference
+of two such rises.
+"""
+_FINAL_AND_BEST = ("clean", "clean-best")
+"""Measures without an attack of a student's final weights, and of those of its lowest validation loss."""
 SPEED = 0.2
 """The largest deviation from the paper's ratio of two times, as a fraction of it, that counts as the same ratio."""
 
@@ -54,59 +60,74 @@ def _accuracies(training: StoredTraining, row: EpochRow) -> tuple[Estimate, Esti
     return trained, share_of(row.val_accuracy, training.validation_images)
 
 
-def _rise(training: StoredTraining) -> float:
-    """How much higher the validation loss is after the last epoch than after the best, as a fraction of the latter."""
-    return training.last.val_loss / max(training.best.val_loss, 1e-9) - 1
+@final
+@dataclass(frozen=True)
+class _Rise:
+    """How much higher a loss is at the end of a training than at its lowest."""
+
+    value: float
+    """As a fraction of the lowest."""
+    words: str
+    """Such as "the validation loss +200 %, from 0.300 after epoch 2 to 0.900 at the end, epoch 3"."""
 
 
-def _rise_in_words(training: StoredTraining) -> str:
-    """The rise as text, such as "+200 %, from 0.300 after epoch 2, the best, to 0.900 after epoch 3, the last"."""
-    best, last = training.best, training.last
-    return (
-        f"{100 * _rise(training):+.0f} %, from {best.val_loss:.3f} after epoch {best.epoch}, the best, to "
-        f"{last.val_loss:.3f} after epoch {last.epoch}, the last (n = {training.validation_images:,})"
-    )
+def _rise(model: ModelResults, training: StoredTraining) -> _Rise:
+    """The rise of a model's loss until the end of its training.
 
-
-def _less_rise(one: StoredTraining, other: StoredTraining) -> RuleResult:
-    """Rule: holds if the validation loss of the first training rises less after its best epoch than that of the second,
-    by 5 points or more in percent of the lowest loss; does not hold if by as much more; else no difference shown.
-
-    The losses of single validation images are not stored, so there is no interval.
+    Of a student it is the loss of the true labels of the test images, with the final weights and with those of its
+    lowest validation loss, where both are measured: its validation loss is about the answers of its teacher. Of other
+    models it is the validation loss.
     """
-    excess = _rise(one) - _rise(other)
+    final, best = (find_result(model.artifacts, model.model.artifact(name), StoredClean) for name in _FINAL_AND_BEST)
+    if final is not None and best is not None:
+        rise = final.loss.value / max(best.loss.value, 1e-9) - 1
+        words = f"{best.loss.value:.3f} with the weights of the lowest validation loss to {final.loss.value:.3f}"
+        return _Rise(
+            rise, f"the test loss {100 * rise:+.0f} %, from {words} with the final ones (n = {final.loss.n:,})"
+        )
+    lowest, last = min(training.history, key=lambda row: row.val_loss), training.last
+    rise = last.val_loss / max(lowest.val_loss, 1e-9) - 1
+    words = f"{lowest.val_loss:.3f} after epoch {lowest.epoch} to {last.val_loss:.3f} at the end, epoch {last.epoch}"
+    return _Rise(rise, f"the validation loss {100 * rise:+.0f} %, from {words} (n = {training.validation_images:,})")
+
+
+def _less_rise(one: _Rise, other: _Rise) -> RuleResult:
+    """Rule: holds if the first loss rises less after its lowest value than the second, by 5 points or more in percent
+    of the lowest; does not hold if by as much more; else no difference shown.
+    """
+    excess = one.value - other.value
     verdict: ClaimVerdict = "no difference shown"
     if abs(excess) >= RISE:
         verdict = "holds" if excess < 0 else "does not hold"
-    return RuleResult(verdict, f"Rise of the validation loss {_rise_in_words(one)}; against {_rise_in_words(other)}.")
+    return RuleResult(verdict, f"Rise of {one.words}; against {other.words}.")
 
 
 def _over_fits(model: ModelResults | None) -> RuleResult:
-    """Rule: holds if the validation loss is higher after the last epoch than after its best, by 5 % of the latter or
-    more, and the training accuracy of the last epoch lies above the validation accuracy by the interval of the
-    difference.
+    """Rule: holds if the loss ends above its lowest value, by 5 % of the latter or more (`_rise`), and the training
+    accuracy of the last epoch lies above the validation accuracy by the interval of the difference.
     """
     training = None if model is None else model.training
-    if training is None:
+    if model is None or training is None:
         return NOTHING
+    rise = _rise(model, training)
     trained, validated = _accuracies(training, training.last)
     gap = difference_of(trained, validated)
-    rises = RuleResult("holds" if _rise(training) >= RISE else "does not hold", f"{_rise_in_words(training)}.")
+    rises = RuleResult("holds" if rise.value >= RISE else "does not hold", f"Rise of {rise.words}.")
     words = f"Training {trained:n}, validation {validated:n} after epoch {training.last.epoch}: {points(gap)}."
     above = RuleResult(by_interval(gap, 1), words)
-    return all_parts({"Validation loss rises": rises, "Training above validation accuracy": above})
+    return all_parts({"Loss rises": rises, "Training above validation accuracy": above})
 
 
 def over_fits(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the validation loss of E1, trained without early stopping, rises by 5 % or more after its best
-    epoch, and its training accuracy ends above its validation accuracy by the interval of the difference.
+    """Rule: holds if the validation loss of E1, trained without early stopping, rises by 5 % or more after its lowest
+    value, and its training accuracy ends above its validation accuracy by the interval of the difference.
     """
     return _over_fits(evidence.models.get("E1"))
 
 
 def student_over_fits(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the validation loss of every student of E9 (distilled into the same architecture) rises by 5 % or
-    more after its best epoch, and its training accuracy ends above its validation accuracy by the interval of the
+    """Rule: holds if the loss of every student of E9 (distilled into the same architecture) rises by 5 % or more after
+    its lowest value (`_rise`), and its training accuracy ends above its validation accuracy by the interval of the
     difference (`at_all_temperatures`).
     """
     names = student_names(evidence, "E9")
@@ -116,8 +137,8 @@ def student_over_fits(evidence: ClaimEvidence) -> RuleResult:
 def augmented_over_fits_less(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if E5 (augmentation) over-fits less than E1 (trained without early stopping), both as trained: the
     training accuracy exceeds the validation accuracy by less, at the epoch whose weights are kept (E5's best, E1's
-    last), by the interval of the difference; and the validation loss rises less after its best epoch, by 5 points or
-    more in percent of the lowest.
+    last), by the interval of the difference; and the validation loss rises less after its lowest value, by 5 points or
+    more in percent of it.
 
     E5's training accuracy is that on augmented images, which favours the claim; so does its early stopping.
     """
@@ -131,7 +152,9 @@ def augmented_over_fits_less(evidence: ClaimEvidence) -> RuleResult:
     difference = difference_of(*gaps)
     text = f"Training minus validation accuracy: {points(gaps[0])}; E1 {points(gaps[1])}. {points(difference)}."
     smaller = RuleResult(by_interval(difference, -1), text)
-    return all_parts({"Smaller gap": smaller, "Loss rises less": _less_rise(e5.training, e1.training)})
+    return all_parts(
+        {"Smaller gap": smaller, "Loss rises less": _less_rise(_rise(e5, e5.training), _rise(e1, e1.training))}
+    )
 
 
 def training_accuracy_drops(evidence: ClaimEvidence) -> RuleResult:
@@ -164,18 +187,19 @@ def simpler_student(evidence: ClaimEvidence) -> RuleResult:
 
 
 def simpler_over_fits_less(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the validation loss of every student of E10 (appendix B) rises less after its best epoch than that
-    of E9's student of the same temperature, by 5 points or more in percent of the lowest loss; does not hold if by as
+    """Rule: holds if the loss of every student of E10 (appendix B) rises less after its lowest value (`_rise`) than
+    that of E9's student of the same temperature, by 5 points or more in percent of the lowest; does not hold if by as
     much more; else no difference shown (`at_all_temperatures`). The text adds by how much training accuracies exceed
     validation accuracies; they decide nothing, since E10's stronger dropout lowers its training accuracy.
     """
     parts: dict[str, dict[str, RuleResult]] = {}
     for name in student_names(evidence, "E10"):
         same = evidence.models.get(name.replace("E10", "E9"))
-        mine, other = evidence.models[name].training, None if same is None else same.training
-        if mine is None or other is None:
+        student = evidence.models[name]
+        mine, other = student.training, None if same is None else same.training
+        if same is None or mine is None or other is None:
             continue
-        found = _less_rise(mine, other)
+        found = _less_rise(_rise(student, mine), _rise(same, other))
         gaps = " against ".join(points(difference_of(*_accuracies(each, each.last))) for each in (mine, other))
         text = f"{found.text} Training minus validation accuracy, with dropout: {gaps}."
         parts[name] = {"": RuleResult(found.verdict, text)}

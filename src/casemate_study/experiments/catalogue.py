@@ -44,18 +44,22 @@ def tasks_of(experiments: Sequence[Experiment], setup: Setup) -> tuple[list[Task
     return list(every.values()), sorted(dict.fromkeys(wanted), key=_rank)
 
 
+_FIRST = ("data/", "E1/", "E2/", "E3/", "E4/", "E11/")
+"""Starts of the names of tasks that need the undefended network and no other; they run first."""
 _LATER = (
     "E12-",
     "E13-regularised",
-    "E13-resnet",
     "E13-early",
-    "E13/targeted",
+    "E6-stopped",
+    "E13-resnet",
+    "E1-",
     "seed-",
+    "E1+",
     "E5-",
     "E6-",
-    "E13",
-    "E1-",
-    "E1+",
+    "E13-",
+    "E13/search",
+    "E13/found",
 )
 """Starts of the names of tasks that decide few or none of the paper's claims; they run after all others, in this
 order.
@@ -63,7 +67,9 @@ order.
 
 
 def _rank(name: str) -> int:
-    """The place of a task's group in the order of tasks: 0 for those that decide the paper's claims."""
+    """The place of a task's group in the order of tasks: 0 for those that decide the paper's claims by other models."""
+    if name.startswith(_FIRST):
+        return -1
     return next((place for place, start in enumerate(_LATER, start=1) if name.startswith(start)), 0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from casemate.engine import Task
 from casemate_study.experiments import specs
-from casemate_study.experiments.models import FIGURE_EPS, SMALL_EPS, StudyModel, evaluation_tasks
+from casemate_study.experiments.models import BIM_EPS, SMALL_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.specs import BIM_STEPS, Setup, Source
 from casemate_study.experiments.undefended import E1, E11, Experiment, weight_decayed
 
@@ -54,7 +54,7 @@ def _judged(setup: Setup, trained: list[tuple[Task, StudyModel]]) -> list[Task]:
 
 
 # E5 -------------------------------------------------------------------------------------------------------------------
-E5 = _model("E5", "E5, augmentation", pgd=SMALL_EPS)
+E5 = _model("E5", "E5, augmentation", in_figures=True, pgd=SMALL_EPS)
 E5_LAYER = _model("E5-noise-layer", "E5, noise layers in training")
 E5_LAYER_ON = StudyModel(
     name="E5-noise-inference",
@@ -111,6 +111,7 @@ def _e5(setup: Setup) -> list[Task]:
 E6 = _model("E6", "E6, adversarial regularisation", in_figures=True, pgd=SMALL_EPS)
 E6_CLIPPED = _model("E6-clipped", "E6, also clipped above at 1")
 E6_PLAIN = _model("E6-plain", "E6, clipped to [0, 1] instead")
+E6_STOPPED = _model("E6-stopped", "E6 on E11", pgd=SMALL_EPS)
 E7 = _model("E7", "E7, E6 on E5", pgd=SMALL_EPS)
 E8 = StudyModel(
     name="E8",
@@ -122,6 +123,7 @@ E8 = StudyModel(
 
 _E6_LIMITS = {
     E6.name: {},
+    E6_STOPPED.name: {},
     E6_CLIPPED.name: {"clip_max": 1.0},
     E6_PLAIN.name: {"clip_min": 0.0, "clip_max": 1.0},
 }
@@ -129,14 +131,18 @@ _E6_LIMITS = {
 
 
 def _e6_models(setup: Setup) -> list[StudyModel]:
-    return [E6, E6_CLIPPED, E6_PLAIN] if _more(setup) else [E6]
+    return [E6, E6_STOPPED, E6_CLIPPED, E6_PLAIN] if _more(setup) else [E6]
 
 
 def _e6(setup: Setup) -> list[Task]:
     trained = [
         (
             specs.defend_task(
-                setup, m.source.task, _early(setup), _regularization(**_E6_LIMITS[m.name]), start=E1.source
+                setup,
+                m.source.task,
+                _early(setup),
+                _regularization(**_E6_LIMITS[m.name]),
+                start=(E11 if m is E6_STOPPED else E1).source,
             ),
             m,
         )
@@ -173,6 +179,20 @@ def teacher(temperature: float) -> Source:
     At temperature 1 it is E1, the undefended network; otherwise a network trained at that temperature in E9.
     """
     return E1.source if temperature == 1 else Source(task=f"E9/teacher-{temperature:g}", weights="final")
+
+
+def teacher_model(temperature: float) -> StudyModel:
+    """Describe the distillation teacher at a `temperature` above 1, which predicts, as its students do, at 1."""
+    return StudyModel(
+        name=f"E9-teacher-{temperature:g}",
+        title=f"E9, teacher at T = {temperature:g}",
+        source=teacher(temperature),
+        in_figures=True,
+    )
+
+
+def _measured_teachers(setup: Setup) -> list[StudyModel]:
+    return [teacher_model(each) for each in setup.scale.temperatures if each != 1]
 
 
 def distilled_student(experiment: str, temperature: float) -> StudyModel:
@@ -225,7 +245,7 @@ def divided_logits_task(setup: Setup, temperature: float, model: StudyModel) -> 
     source = replace(model.source, divide=temperature)
     attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last", "loss": "prob-ce"}
     images = setup.scale.attacked_images
-    return specs.curve_task(setup, model.artifact("divided"), source, attack, "eps", FIGURE_EPS, images)
+    return specs.curve_task(setup, model.artifact("divided"), source, attack, "eps", BIM_EPS, images)
 
 
 def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Task]:
@@ -234,6 +254,7 @@ def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Tas
         source = teacher(temperature)
         found.append(_distilled(setup, model.source.task, temperature, teacher=source, architecture=architecture))
         found += evaluation_tasks(setup, model)
+        found.append(specs.clean_task(setup, model.artifact("clean-best"), replace(model.source, weights="best")))
         if temperature != 1:
             found.append(divided_logits_task(setup, temperature, model))
     return found
@@ -243,7 +264,11 @@ def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Tas
 E13_REGULARISED = _model("E13-regularised", "E13, E6 on a weight-decayed model")
 E13_MIX = _model("E13-mix", "E13, clean, augmented and adversarial")
 E13_RESNET = _model("E13-resnet", "E13, augmentation on resnet-14 with weight decay")
-E13_EARLY = _model("E13-early-teacher", "E13, distilled at T = 20, early-stopped teacher")
+E13_EARLY = StudyModel(
+    name="E13-early-teacher",
+    title="E13, distilled at T = 20, early-stopped teacher",
+    source=Source(task="E13-early-teacher/train", weights="final"),
+)
 TARGETED = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "loss": "ce", "keep": "first_success"}
 
 
@@ -294,7 +319,6 @@ def _e13(setup: Setup) -> list[Task]:
             E13_EARLY.source.task,
             SEARCH_TEMPERATURE,
             teacher=Source(task=soft.task, weights="best"),
-            training=early,
         ),
     }
     for weight in setup.scale.multipliers:
@@ -367,10 +391,14 @@ DEFENDED = (
         title="Defensive distillation, the same network",
         notes=(
             "The paper names no temperature: 1, 20 and 100. A teacher is trained at its student's temperature, with no "
-            "early stopping, as E1; at 1 it is E1.",
+            "early stopping, as E1; at 1 it is E1. All predict at temperature 1.",
         ),
-        tasks=lambda setup: [*_teachers(setup), *_distillations(setup, "E9", "paper-cnn")],
-        models=lambda setup: _students("E9", setup),
+        tasks=lambda setup: [
+            *_teachers(setup),
+            *_distillations(setup, "E9", "paper-cnn"),
+            *(task for model in _measured_teachers(setup) for task in evaluation_tasks(setup, model)),
+        ],
+        models=lambda setup: [*_students("E9", setup), *_measured_teachers(setup)],
     ),
     Experiment(
         name="E10",
@@ -383,7 +411,8 @@ DEFENDED = (
         name="E13",
         title="The paper's further work",
         notes=(
-            "New results, which section 7 of the paper proposes. Early stopping with patience 5 throughout.",
+            "New results, which section 7 of the paper proposes. Early stopping with patience 5, but for the student "
+            "of the early-stopped teacher, which is trained as E9's.",
             "Mixture: half of the images shifted, rotated and flipped as in E5, and the loss on adversarial neighbours "
             "at a step of 0.1 within [0, 1], weight 1.",
             "The search distils at T = 20; networks are named by the channels of their first block and their number "

@@ -59,13 +59,13 @@ HYPOTHESES: Mapping[str, Hypothesis] = {
 def hypotheses_task(setup: Setup, name: str, source: Source) -> Task:
     """Describe the task that tries every hypothesis on one set of weights, with FGSM ascending each of `LOSSES`."""
     scale = setup.scale
-    images = setup.images(scale.attacked_images)
+    images = setup.images(scale.bim_images)
     attacks = len(HYPOTHESES)  # "correct-only" needs no attack of its own, the combination needs one
     return Task(
         name=name,
         kind="hypotheses",
         config={
-            **measured_config(setup, source, scale.attacked_images),
+            **measured_config(setup, source, scale.bim_images),
             "train_images": scale.train_images,
             "validation_images": scale.validation_images,
             "losses": list(LOSSES),

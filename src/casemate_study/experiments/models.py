@@ -11,8 +11,8 @@ from casemate_study.experiments.specs import BIM_STEPS, LOSSES, Setup, Source
 
 TABLE_EPS = (0.05, 0.1, 0.2)
 """Values of eps (Linf, pixels from 0 to 1) in the report's table of all models."""
-FIGURE_EPS = (0.0, 0.025, *TABLE_EPS)
-"""Values of eps at which BIM attacks the models that appear in figures (`StudyModel.in_figures`)."""
+BIM_EPS = (0.0, 0.01, 0.025, *TABLE_EPS)
+"""Values of eps at which BIM attacks every model; at the small ones some images of undefended models are left."""
 SMALL_EPS = (0.01, 0.025, 0.1)
 """Values of eps under PGD for models that claims compare; at the first two some images still withstand the attacks."""
 EOT_DRAWS = 10
@@ -35,7 +35,7 @@ class StudyModel:
     undefended network, has {"fgsm": "E2/fgsm", ...}."""
     in_figures: bool = False
     """Whether a figure shows it under BIM. If so, BIM runs ascending each of three losses, with both clippings (to the
-    eps ball, or only to the pixel range) and at more eps; otherwise ascending one loss, with clip ball."""
+    eps ball, or only to the pixel range); otherwise ascending one loss, with clip ball."""
     pgd: tuple[float, ...] = (0.1,)
     """Values of eps under PGD; at the quick scale those of `evaluated`."""
     evaluated: tuple[float, ...] = (0.1,)
@@ -43,8 +43,10 @@ class StudyModel:
 
     @property
     def ours(self) -> bool:
-        """Whether the model is not one of the paper's: E1+ (our own recipe), or E13 (the paper's further work)."""
-        return self.experiment in ("E1+", "E13")
+        """Whether the model is not one of the paper's: E1 with our own recipe or a falling learning rate, or E13 (the
+        paper's further work).
+        """
+        return self.experiment in ("E1+", "E13") or self.name == "E1-falling"
 
     @property
     def experiment(self) -> str:
@@ -71,11 +73,10 @@ def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
     found = [specs.clean_task(setup, model.artifact("clean"), source)]
     bim = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last"}
     every = LOSSES if model.in_figures else LOSSES[:1]
-    values = FIGURE_EPS if model.in_figures else (0.0, *TABLE_EPS)
     kinds = {
         "fgsm": ({"name": "fgsm", "eps": 0.1, "keep": "last"}, LOSSES, EPS_GRID, scale.fgsm_images),
-        "ball": (bim | {"clip": "ball"}, every, values, scale.attacked_images),
-        "range": (bim | {"clip": "range"}, every if model.in_figures else (), values, scale.attacked_images),
+        "ball": (bim | {"clip": "ball"}, every, BIM_EPS, scale.attacked_images),
+        "range": (bim | {"clip": "range"}, every if model.in_figures else (), BIM_EPS, scale.attacked_images),
     }
     for measure, (attack, losses, grid, images) in kinds.items():
         if measure not in model.aliases:

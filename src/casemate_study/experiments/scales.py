@@ -241,7 +241,7 @@ FULL = Scale(
 PAPER = replace(
     FULL,
     name="paper",
-    purpose="the paper's training sizes, attacks on 1,000 or 2,000 images: less than a day on two cores",
+    purpose="the paper's training sizes, attacks on 1,000 or 2,000 images: a day or two on two cores",
     fgsm_images=1000,
     evaluated_images=200,
     decays=(1e-4, 1e-3),

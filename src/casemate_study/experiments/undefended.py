@@ -63,9 +63,12 @@ E11 = StudyModel(
 def _e1(setup: Setup) -> list[Task]:
     scale = setup.scale
     kept = {"patience": 5, "continue_after_stop": True, "save_epochs": list(scale.kept_epochs)}
+    bim = {"name": "bim", "eps": E4_EPS, "keep": "last"}
     attacks = [
         ["FGSM", {"name": "fgsm", "eps": 0.1, "keep": "last"}, [0.1, 0.2]],
-        ["BIM", {"name": "bim", "eps": 0.05, "steps": BIM_STEPS, "step_size": 0.01, "keep": "last"}, [0.05]],
+        ["BIM", bim | {"steps": BIM_STEPS, "step_size": 0.01}, [E4_EPS]],
+        ["BIM, clip range", bim | {"steps": BIM_STEPS, "clip": "range"}, [E4_EPS]],
+        *([f"BIM, {steps} iterations", bim | {"steps": steps, "step_size": 1 / 255}, [E4_EPS]] for steps in (25, 50)),
     ]
     names = [f"epoch-{epoch:03d}" for epoch in scale.kept_epochs]
     return [
@@ -166,7 +169,7 @@ def _e2(setup: Setup) -> list[Task]:
         specs.curve_task(setup, E1.artifact("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
         for loss in LOSSES
     ]
-    pictures = specs.pictures_task(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=4)
+    pictures = specs.pictures_task(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=10)
     return [*curves, pictures, *hypotheses_tasks(setup, E1.source)]
 
 
@@ -190,7 +193,7 @@ def _e3(setup: Setup) -> list[Task]:
         for loss in LOSSES
     ]
     shown = {f"BIM 0.05, {clip}": attack | {"eps": 0.05, **E3_CLIPPINGS[clip]} for clip in ("range", "ball")}
-    return [*curves, specs.pictures_task(setup, "E3/pictures", E1.source, shown, count=2)]
+    return [*curves, specs.pictures_task(setup, "E3/pictures", E1.source, shown, count=10)]
 
 
 def e4_prefix(size: str) -> str:

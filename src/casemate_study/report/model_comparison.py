@@ -159,8 +159,8 @@ def regularised_bim_figure(models: Models) -> Figure | None:
 
 
 def distillation_figure(models: Models, loss: str, name: str) -> Figure | None:
-    """The paper's figure 16: E1, the teacher at temperature 1, and all students (E9, E10) under FGSM and BIM with both
-    clippings, ascending `loss`.
+    """The paper's figure 16: E1, the teacher at temperature 1, E9's teachers, and all students (E9, E10) under FGSM and
+    BIM with both clippings, ascending `loss`.
 
     `name` is the figure's file name. None if fewer than two are measured.
     """

@@ -161,7 +161,7 @@ def _clean_accuracies(artifacts: Artifacts) -> list[tuple[str, paper.Statement, 
         clean = find_result(artifacts, name, StoredClean) if measure == "clean" else None
         if clean is not None and model == "E5":
             found.append((f"{name}, accuracy", paper.AUGMENTED_VALIDATION, clean.accuracy, None))
-        elif clean is not None and model.startswith("E9-"):
+        elif clean is not None and model.startswith("E9-") and not model.startswith("E9-teacher"):
             found.append((f"{name}, accuracy", paper.STUDENT_ACCURACY, clean.accuracy, model))
     return sorted(found, key=lambda each: each[1].experiment)
 

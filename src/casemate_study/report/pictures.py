@@ -13,6 +13,9 @@ from casemate.report import Figure, canvas, finished, palette, picture
 from casemate_study.experiments import paper
 from casemate_study.results.stored import Artifacts, StoredClean, StoredPictures, StoredSamples, find_result
 
+_SHOWN = 4
+"""Images in a figure of attacked images; the task keeps one of each class."""
+
 
 def samples_figure(artifacts: Artifacts) -> Figure | None:
     """The paper's figure 6: the first training images of every class. None if the pictures are not finished."""
@@ -162,7 +165,7 @@ def confusion_figure(artifacts: Artifacts) -> Figure | None:
 
 def before_after_figure(artifacts: Artifacts, task: str, name: str, title: str, caption: str) -> Figure | None:
     """The paper's figures 9 and 10: images before and after each attack of the task called `task`, the changes, and the
-    predicted classes.
+    predicted classes, of the first images.
 
     `name`, `title` and `caption` are the figure's. None if the task is not finished.
     """
@@ -170,10 +173,11 @@ def before_after_figure(artifacts: Artifacts, task: str, name: str, title: str, 
     if found is None:
         return None
     images = artifacts[task].arrays("images.safetensors", ["clean", *found.attacks])
-    columns = 1 + 2 * len(found.attacks)
-    drawing, axes = canvas(len(found.label), columns, 2.0 * columns, 2.2 * len(found.label))
+    columns, labels = 1 + 2 * len(found.attacks), found.label[:_SHOWN]
+    drawing, axes = canvas(len(labels), columns, 2.0 * columns, 2.2 * len(labels))
     rows = []
-    for number, (label, clean) in enumerate(zip(found.label, images["clean"], strict=True)):
+    for number, label in enumerate(labels):
+        clean = images["clean"][number]
         picture(axes[number, 0], clean, f"original: {label}\ntaken for: {found.clean_taken_for[number]}")
         for column, (attack, results) in enumerate(found.attacks.items()):
             norm, prediction = results[number].norm, results[number].adversarial_prediction
