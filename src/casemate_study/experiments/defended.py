@@ -181,7 +181,7 @@ def teacher(temperature: float) -> Source:
     return E1.source if temperature == 1 else Source(task=f"E9/teacher-{temperature:g}", weights="final")
 
 
-def teacher_model(temperature: float) -> StudyModel:
+def measured_teacher(temperature: float) -> StudyModel:
     """Describe the distillation teacher at a `temperature` above 1, which predicts, as its students do, at 1."""
     return StudyModel(
         name=f"E9-teacher-{temperature:g}",
@@ -192,7 +192,7 @@ def teacher_model(temperature: float) -> StudyModel:
 
 
 def _measured_teachers(setup: Setup) -> list[StudyModel]:
-    return [teacher_model(each) for each in setup.scale.temperatures if each != 1]
+    return [measured_teacher(each) for each in setup.scale.temperatures if each != 1]
 
 
 def distilled_student(experiment: str, temperature: float) -> StudyModel:
