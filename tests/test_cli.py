@@ -42,7 +42,7 @@ from casemate.engine import Store, code_version
 from casemate.errors import DataError, ModelError, SettingError
 from casemate.files import write_json
 from casemate.models import ModelMetadata, create, load, save
-from casemate.timing import StepCost
+from casemate.training import cost
 from casemate_study.experiments.defended import REGULARIZATION
 from casemate_study.experiments.scales import SCALES
 from conftest import Listener
@@ -856,7 +856,7 @@ def test_a_planned_training_trains_nothing(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert (plan["train_images"], plan["validation_images"], plan["epochs"]) == (1078, 269, 7)
     assert plan["seconds_left"] > 0
-    assert "not known for this network" in run(*TRAIN, "--out", out, "--dry-run")[1]
+    assert " about " in run(*TRAIN, "--out", out, "--dry-run")[1]
     assert not out.parent.exists()
 
 
@@ -1020,21 +1020,22 @@ def test_patience_saves_the_best_weights_even_if_it_never_runs_out(
 def test_a_planned_defence_tells_its_settings_and_its_time(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "measure_step_cost", lambda *args: StepCost(training=0.5, gradient=0.1))
+    monkeypatch.setattr(cost, "_second_call", lambda run, device: 15.0)  # on 30 images, the size of a batch
     out = tmp_path / "m.safetensors"
     paper = create("paper-cnn", input_shape=(1, 28, 28), classes=DIGITS)
     teacher = save(paper, tmp_path / "t.safetensors", ModelMetadata(architecture="paper-cnn", dataset="digits"))
 
-    def seconds(*arguments: object) -> float | None:
+    def seconds(*arguments: object) -> float:
         return json.loads(run("train", *SMALL, *arguments, "--out", out, "--dry-run", "--json")[1])["seconds_left"]
 
-    assert seconds() == 0.5 * 2 * 80
+    assert seconds() == 0.5 * 2 * (60 + 20)
     assert seconds("--extra", "flip", "shift") == 0.5 * 2 * (3 * 60 + 20)
-    assert seconds(*REGULARISED) == pytest.approx(2.6 * 80)
-    assert seconds(*REGULARISED, "--iterations", 3) == pytest.approx((2.6 + 2 * 0.65) * 80)
-    assert seconds("--recipe", "distillation", "--teacher", teacher) == pytest.approx(1.25 * 80)
-    assert seconds("--recipe", "distillation", "--teacher", model) is None
-    assert seconds("--recipe", "at-temperature", "--start", teacher) == 80
+    assert seconds("--recipe", "distillation", "--teacher", model) == 0.5 * 2 * (60 + 20)
+    robust = ["--recipe", "adversarial-training"]
+    assert seconds(*robust) == 0.5 * 2 * (60 + 20)
+    assert seconds(*robust, "--monitor", "robust-accuracy", "--ema", 0.9) == 0.5 * 2 * (60 + 2 * 20)
+    assert seconds("--recipe", "fgsm-rs") == 0.5 * 2 * (60 + 2 * 20)
+    assert seconds("--recipe", "fgsm-rs", "--ema", 0.9) == 0.5 * 2 * (60 + 3 * 20)
 
     monkeypatch.setenv("COLUMNS", "80")
     changes = ["--augment", "affine:rotation=90", "flip:sometimes=0.5", "--start", teacher]

@@ -6,7 +6,7 @@ from casemate.benchmark.folder import BenchmarkFolder
 from casemate.benchmark.plan import BenchmarkPlan
 from casemate.benchmark.table import benchmark_rows
 from casemate.rng import torch_forked
-from casemate.training import step_seconds
+from casemate.training import training_seconds
 
 _FEW = 64
 """Images that a training step is timed on."""
@@ -37,7 +37,9 @@ def benchmark_seconds(plan: BenchmarkPlan, out: Path | None = None) -> dict[str,
                 teacher = None if entry.teacher is None else plan.entries[entry.teacher].make_model(shape, classes)
                 recipe, few = entry.make_recipe(teacher), plan.train[: min(_FEW, config.batch_size)]
                 images = len(plan.train) * (1 + len(entry.extra))
-                found[f"training {name}"] = step_seconds(model, recipe.objective, few) * images * config.epochs
+                found[f"training {name}"] = training_seconds(
+                    model, recipe.objective, config, few, train=images, validation=len(plan.validation)
+                )
             test = plan.dataset.test
             found[f"measuring {name}"] = sum(each.seconds_at_most(model.eval(), test) for each in left)
     return found

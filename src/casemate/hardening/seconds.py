@@ -6,7 +6,7 @@ from casemate.evaluation import seconds_at_most
 from casemate.hardening.plan import HardeningPlan
 from casemate.hardening.subject import trainable_copy
 from casemate.models import preserve_state
-from casemate.training import step_seconds, validation_seconds
+from casemate.training import training_seconds
 
 _FEW = 64
 """Number of images that a training step is timed on, at most."""
@@ -17,18 +17,17 @@ def hardening_seconds(plan: HardeningPlan) -> Mapping[str, float]:
 
     What is learned by the trainings is not used, and PyTorch's random state is restored.
     """
-    parts, epochs = plan.parts, plan.settings.epochs
+    parts = plan.parts
     few = parts.train[: min(_FEW, plan.settings.batch_size)]
     found: dict[str, float] = {}
     with preserve_state(plan.model, seed=0):
         for name, recipe in plan.trainings.items():
             model, objective = trainable_copy(plan.model), plan.selected(recipe.objective)
             images = len(parts.train) * (1 + len(recipe.extra))
-            step, check = step_seconds(model, objective, few), validation_seconds(model, objective, few)
             settings = plan.settings_of(name)
-            averaged = settings.ema is not None or settings.swa_start is not None
-            checks = 1 + settings.guard * (1 + averaged)  # the guard attacks an average and the weights themselves
-            found[name] = epochs * (step * images + checks * check * len(parts.validation))
+            found[name] = training_seconds(
+                model, objective, settings, few, train=images, validation=len(parts.validation)
+            )
         most = seconds_at_most(plan.model, parts.test, [plan.eps], norm=plan.norm)[plan.budget]
     found["evaluations, at most"] = most * (1 + len(plan.trainings))
     return found

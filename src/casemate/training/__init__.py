@@ -2,8 +2,7 @@
 
 from casemate.training.config import TrainConfig as TrainConfig
 from casemate.training.cost import measure_step_cost as measure_step_cost
-from casemate.training.cost import step_seconds as step_seconds
-from casemate.training.cost import validation_seconds as validation_seconds
+from casemate.training.cost import training_seconds as training_seconds
 from casemate.training.loop import TrainResult as TrainResult
 from casemate.training.loop import fit as fit
 from casemate.training.objective import CrossEntropy as CrossEntropy

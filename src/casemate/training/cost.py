@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -17,7 +18,9 @@ from casemate.training.objective import (
     PreparedObjective,
     SteppedObjective,
     TrainingStep,
+    balls_of,
 )
+from casemate.training.robust import withstand
 
 _SECONDS = 0.5
 _BATCH = 128
@@ -84,7 +87,34 @@ def validation_seconds(model: Classifier, objective: Objective, images: Labelled
     return _second_call(validate, model.device) / len(images)
 
 
-def _second_call(run: Callable[[], None], device: torch.device) -> float:
+def training_seconds(
+    model: Classifier,
+    objective: Objective,
+    settings: TrainConfig,
+    few: LabelledImages,
+    *,
+    train: int,
+    validation: int,
+) -> float:
+    """Estimated seconds of a training on `train` images, `validation` others after each epoch, in one process.
+
+    Steps and validations are timed on the images `few`; the model changes as by `step_seconds`. Raises `SettingError`
+    for a monitor or guard of robust accuracy with an objective that has no ball.
+    """
+    if isinstance(objective, PreparedObjective):
+        objective = objective.prepared_for(few)
+    step, check = step_seconds(model, objective, few), validation_seconds(model, objective, few)
+    if settings.measures_robustness:
+        balls = balls_of(objective, "the monitor robust-accuracy, or a guard,")
+        images, _ = few.tensors(model.device)
+        labels = model(images).argmax(1)  # PGD attacks only what is right, which in a new model is little
+        run = partial(withstand, model, images, labels, balls, seed=settings.seed)
+        under_pgd = _second_call(run, model.device) / len(few)
+        check += (2 if settings.guard and settings.averages else 1) * under_pgd
+    return settings.epochs * (step * train + check * validation)
+
+
+def _second_call(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of the second call of `run`; the first one warms up."""
     run()
     _finish(device)

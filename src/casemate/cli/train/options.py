@@ -145,8 +145,10 @@ class AbstractTrainCommand:
                 plan = self._plan(group, observer)
             from casemate.cli.train import run, show
 
+            if self.dry_run and not group.is_first:
+                return
             if self.dry_run:
-                display = partial(show.show_train_plan, plan, run.estimate(plan, observer) if group.is_first else None)
+                display = partial(show.show_train_plan, plan, run.estimate(plan, observer))
             else:
                 with tracking(
                     self.track,

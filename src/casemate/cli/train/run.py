@@ -22,14 +22,15 @@ from casemate.evaluation import CleanResult, evaluate_clean
 from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save
 from casemate.progress import Observer, Tracked, track
 from casemate.provenance import surroundings
+from casemate.rng import torch_forked
 from casemate.settings import unknown_name
 from casemate.tables import write_table_as
-from casemate.timing import relative_step_cost
 from casemate.torchrun import place
-from casemate.training import TrainConfig, TrainResult, takes_unlabelled
-from casemate.training.cost import measure_step_cost
+from casemate.training import TrainConfig, TrainResult, takes_unlabelled, training_seconds
 
 _VALIDATION = 6000
+_FEW = 64
+"""Images that a training step is timed on, at most."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,6 @@ class TrainPlan:
     train: LabelledImages
     validation: LabelledImages
     model: Classifier
-    architectures: set[str | None]
-    """Registered names of the network and of start and teacher, if any; None stands for an unknown one."""
     start: OpenedModel | None
     """The model that the training starts from; None for fresh weights."""
     out: Path
@@ -160,9 +159,8 @@ def prepare(
     own |= {name: options[name] for name in ("train_images", "validation_images")}
     own |= {} if options["labelled_images"] is None else {"labelled_images": options["labelled_images"]}
     description = ModelMetadata(architecture=str(architecture), dataset=images.name, recipe=own | defended, seed=seed)
-    architectures = {architecture, *(each.architecture for each in bases.values())}
     started = bases["start"].opened if "start" in bases else None
-    parts, networks = (images, train, validation), (model, architectures, started)
+    parts, networks = (images, train, validation), (model, started)
     return TrainPlan(about, description, settings, recipe, *parts, *networks, out, device, threads, processes)
 
 
@@ -241,14 +239,15 @@ def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -
     return data.split(pool, aside, seed)
 
 
-def estimate(plan: TrainPlan, observer: Observer) -> float | None:
-    """Estimated seconds of the training, from a measured speed; None unless all its networks are `paper-cnn`."""
-    if plan.architectures != {"paper-cnn"}:
-        return None
-    with observer.work("Measuring how fast this machine is", 0):
-        speed = measure_step_cost(plan.dataset.image_shape, plan.device)
-    images = len(plan.train) * (1 + len(plan.recipe.extra)) + len(plan.validation)
-    seconds = speed.training * relative_step_cost(plan.about["objective"]) * images * plan.settings.epochs
+def estimate(plan: TrainPlan, observer: Observer) -> float:
+    """Estimated seconds of the training, from steps on a few images; the model changes, so it is for a plan alone."""
+    few = plan.train[: min(_FEW, plan.settings.batch_size)]
+    images = len(plan.train) * (1 + len(plan.recipe.extra))
+    model, validation = plan.model.to(plan.device), len(plan.validation)
+    with observer.work("Measuring how fast this machine is", 0), torch_forked(model.device):
+        seconds = training_seconds(
+            model, plan.recipe.objective, plan.settings, few, train=images, validation=validation
+        )
     return seconds / plan.processes
 
 

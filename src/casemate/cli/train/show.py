@@ -13,13 +13,13 @@ from casemate.evaluation.intervals import percent
 from casemate.training import TrainConfig
 
 
-def show_train_plan(plan: TrainPlan, seconds: float | None, *, as_json: bool) -> None:
-    """Print the settings of a planned training, and about how many seconds it would take (None: unknown)."""
+def show_train_plan(plan: TrainPlan, seconds: float, *, as_json: bool) -> None:
+    """Print the settings of a planned training, and about how many seconds it would take."""
     if as_json:
         console.show_json(plan.about | {"seconds_left": seconds}, "casemate/training-plan/1")
         return
     made = console.settings_table(plan.about, "Would be trained", _words)
-    made.add_row("time", "not known for this network" if seconds is None else f"about {console.duration(seconds)}")
+    made.add_row("time", f"about {console.duration(seconds)}")
     console.show(made, *console.note_lines(plan.about["notes"]))
 
 
