@@ -17,7 +17,9 @@ from casemate.benchmark import run as benchmark_run
 from casemate.benchmark.folder import BenchmarkFolder
 from casemate.benchmark.measures import Attacked
 from casemate.benchmark.published import PUBLISHED
+from casemate.cli.benchmark.options import parse
 from casemate.cli.benchmark.request import BenchmarkRequest
+from casemate.cli.benchmark.run import prepare
 from casemate.data import Dataset
 from casemate.defenses import initialize_for_bounds, recipe_type
 from casemate.errors import SettingError, StoreError
@@ -352,3 +354,17 @@ def test_the_page_names_the_split(quick: Any, tmp_path: Path) -> None:
         f"{len(quick.train)} images to train on, {len(quick.validation)} set aside for validation"
         in (tmp_path / "benchmark.md").read_text()
     )
+
+
+def test_the_page_has_the_command_that_makes_it(tmp_path: Path) -> None:
+    plan = plan_benchmark(
+        data.load("digits"), ["distilled"], eps=0.08, others=(), headline=["distilled"], seeds=2, train_images=500
+    )
+    write_benchmark(tmp_path, plan, benchmark_rows(plan, BenchmarkFolder(tmp_path, plan.data())))
+    _, command, *_ = (tmp_path / "benchmark.md").read_text().split("```")
+    first, second, *given = command.split()
+    assert (first, second) == ("casemate", "benchmark")
+    request = parse(given).request
+    again = prepare(request, NULL_OBSERVER)
+    assert again.about() == plan.about()
+    assert again.data() == plan.data()

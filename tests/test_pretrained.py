@@ -23,6 +23,7 @@ from casemate.models import ModelMetadata, create, load, pretrained_file, pretra
 from scripts import imported
 
 NAMES = pretrained_names()
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,20 @@ def test_the_packaged_weights_give_the_published_results(name: str) -> None:
     robust = withstood > 1 + measure["eps"].index(0.1)
     assert not (found.success & robust).any()
     assert found.success.sum() >= 0.9 * (~robust).sum()
+
+
+def test_the_table_in_the_docs_is_of_these_entries_and_weights() -> None:
+    """A row that was measured before an entry changed, or of other weights than the package has, would not belong."""
+    rows = {row["model"]: row for row in json.loads((DOCS / "benchmark" / "benchmark.json").read_text())["rows"]}
+    assert set(NAMES) <= rows.keys() <= ENTRIES.keys()
+    for name, row in rows.items():
+        assert row["entry"] == json.loads(json.dumps(ENTRIES[name].as_json())), name
+    for name in NAMES:
+        published = load(file_of(name))[1].metrics
+        assert published["fingerprint"] == rows[name]["training"]["fingerprint"]
+        assert published["test_accuracy"] == rows[name]["training"]["test_accuracy"]
+        robust = [each["robust"] for each in published["measures"]]
+        assert robust == [each["robust"] for each in rows[name]["measures"]][: len(robust)], name
 
 
 @pytest.mark.parametrize("name", NAMES)

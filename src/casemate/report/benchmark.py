@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 from casemate._version import __version__
-from casemate.benchmark import BenchmarkPlan, BenchmarkRow
+from casemate.benchmark import ENTRIES, BenchmarkPlan, BenchmarkRow
 from casemate.benchmark.published import EPS, PUBLISHED
 from casemate.documents import BENCHMARK, document
 from casemate.evaluation.intervals import Estimate, percent
@@ -86,6 +86,7 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
         f"bound. Verdict: at {format_eps(plan.eps)}, with the findings at any eps that weaken or void a number. "
         "Training: wall-clock time. In brackets 95 % intervals.",
         "",
+        *_command(plan),
         f"![{figure.alt}](benchmark.svg)",
         "",
         *_table([each.head for each in columns], [[each.cell(row) for each in columns] for row in rows]),
@@ -106,6 +107,19 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
         ]
         lines += ["", f"What others published for eps {EPS:g}:", "", *_table(heads, cells)]
     return "\n".join([*lines, ""])
+
+
+def _command(plan: BenchmarkPlan) -> list[str]:
+    """The command that makes the same table, as lines of the page; none for entries of the caller's own."""
+    if any(ENTRIES.get(name) != entry for name, entry in plan.entries.items()):
+        return []
+    words = ["casemate benchmark", *plan.entries]
+    words += ["--dataset", plan.dataset.name, "--eps", format_eps(plan.eps), "--others", *map(format_eps, plan.others)]
+    words += ["--images", str(plan.images), "--budget", plan.budget]
+    used = len(plan.train) + len(plan.validation)
+    words += ["--train-images", str(used)] if used < len(plan.dataset.train) else []
+    words += ["--headline", *plan.headline, "--seeds", str(plan.seeds)] if plan.headline else []
+    return ["```", " ".join(words), "```", ""]
 
 
 def _is_comparable(plan: BenchmarkPlan) -> bool:
