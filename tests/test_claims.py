@@ -1084,6 +1084,11 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
         "against the test loss +50 %, from 0.200 with the weights",
     ),
     ("A simpler student", "does not hold", _best_weights(0.29, 0.2), "Rise of the test loss +50 %"),
+    ("Under FGSM its loss is even", "holds", _set("E5", Numbers(lost={"fgsm": {0.1: 0.7}})), "0.70 against 1.50"),
+    ("Under FGSM its loss is even", "does not hold", _set("E5", Numbers(lost={"fgsm": {0.1: 0.8}})), "0.80 against"),
+    ("Under FGSM its loss is even", "does not hold", _set("E5", Numbers(lost={"fgsm": {0.1: 1.6}})), "+0.10"),
+    ("Under FGSM its loss is even", "no difference shown", _same, "much lower is at most half"),
+    ("Under FGSM its loss is even", "not measured", _gone("E5/fgsm/ce"), ""),
     ("Over-fitting makes", "not measured", _gone("E6-stopped"), ""),
     ("A student is not always", "holds", _set("E9-1", Numbers(left={"ball": {0.1: 0.1}})), "E9-1, ball: 1 of 5 eps"),
     (

@@ -20,6 +20,7 @@ from casemate_study.claims.rules import (
     judge_best,
     judge_clean,
     judge_clear_order,
+    judge_much_lower_loss,
     judge_order,
     over_eps,
     reaches,
@@ -53,6 +54,13 @@ def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
         return found
     errors = " against ".join(f"{percent(clean.calibration_error)} (n = {clean.accuracy.n:,})" for clean in cleans)
     return RuleResult(found.verdict, f"{found.text} Calibration error on clean images: {errors}.", found.causes)
+
+
+def much_lower_loss(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if under FGSM at eps 0.1 the loss of E5 (augmentation) is lower than that of E1 (undefended), and at
+    most half of it (`judge_much_lower_loss`).
+    """
+    return judge_much_lower_loss(evidence, "E5", "E1", "fgsm")
 
 
 def less_responsive(evidence: ClaimEvidence) -> RuleResult:

@@ -21,6 +21,7 @@ from casemate_study.claims.rules import (
     count_orders,
     in_words,
     judge_clean,
+    judge_much_lower_loss,
     judge_order,
     left_open,
     over_eps,
@@ -49,8 +50,6 @@ EQUAL = 0.01
 """The largest difference of two accuracies, as a fraction, that counts as equal, or as keeping an accuracy."""
 DROP = 0.1
 """The smallest loss of accuracy under an attack, as a fraction, that counts as dropping quite a bit."""
-MUCH_LOWER = 0.5
-"""The largest share of the teacher's loss that counts as a much lower loss."""
 
 
 def _teacher(evidence: ClaimEvidence, student: str) -> ModelResults | None:
@@ -344,22 +343,6 @@ def not_always_more_accurate(evidence: ClaimEvidence) -> RuleResult:
     return RuleResult(verdict, text)
 
 
-def _much_lower_loss(evidence: ClaimEvidence, name: str, measure: str) -> RuleResult:
-    """Rule: holds if at eps 0.1 the student's loss is lower than its teacher's by the paired test, and at most half of
-    it.
-    """
-    one, other = evidence.models.get(name), _teacher(evidence, name)
-    if one is None or other is None:
-        return NOTHING
-    found = compare_loss(one.artifact(measure, "ce"), other.artifact(measure, "ce"), "eps", EPS)
-    if found is None:
-        return NOTHING
-    verdict = tally([found], -1)
-    if verdict == "holds" and found.first > MUCH_LOWER * found.second:
-        verdict = "does not hold"
-    return RuleResult(verdict, f"Loss {in_words(found, compare_loss)}; much lower is at most half.")
-
-
 def _drop(evidence: ClaimEvidence, name: str, measure: str) -> RuleResult:
     """Rule: holds if at eps 0.1 the student is less accurate than without an attack by 10 points or more, by the whole
     interval of the paired difference; does not hold if by less than that; else no difference shown.
@@ -386,7 +369,7 @@ def much_lower_loss_but_drops(evidence: ClaimEvidence) -> RuleResult:
             name: {
                 measure: all_parts(
                     {
-                        "Much lower loss": _much_lower_loss(evidence, name, measure),
+                        "Much lower loss": judge_much_lower_loss(evidence, name, teacher_of(evidence, name), measure),
                         "Accuracy drops": _drop(evidence, name, measure),
                     }
                 )

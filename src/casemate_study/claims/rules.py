@@ -21,7 +21,7 @@ from typing import Literal, final
 
 from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
-from casemate_study.claims.verdicts import causes
+from casemate_study.claims.verdicts import EPS, causes
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.results.independent import plus_constant
@@ -34,6 +34,8 @@ CLEARLY = 0.05
 """The smallest difference of two accuracies, as a fraction, that counts as clear."""
 MUCH = 0.1
 """The smallest difference of two accuracies, as a fraction, that counts as much."""
+MUCH_LOWER = 0.5
+"""The largest share of another loss that counts as a much lower loss."""
 
 ClaimVerdict = Literal["holds", "does not hold", "unexplained", "no difference shown", "not measured"]
 _WORST_FIRST: tuple[ClaimVerdict, ...] = (
@@ -357,3 +359,19 @@ def all_parts(parts: Mapping[str, RuleResult]) -> RuleResult:
 def causes_of(results: Iterable[RuleResult]) -> tuple[str, ...]:
     """The causes that these results name, each once."""
     return tuple(dict.fromkeys(cause for each in results for cause in each.causes))
+
+
+def judge_much_lower_loss(evidence: ClaimEvidence, first: str, second: str, measure: str) -> RuleResult:
+    """Rule: holds if at eps 0.1 the loss of the first model is lower than that of the second by the paired test, and at
+    most half of it; `measure` is the attack, ascending the stable cross-entropy.
+    """
+    one, other = evidence.models.get(first), evidence.models.get(second)
+    if one is None or other is None:
+        return NOTHING
+    found = compare_loss(one.artifact(measure, "ce"), other.artifact(measure, "ce"), "eps", EPS)
+    if found is None:
+        return NOTHING
+    verdict = tally([found], -1)
+    if verdict == "holds" and found.first > MUCH_LOWER * found.second:
+        verdict = "does not hold"
+    return RuleResult(verdict, f"Loss {in_words(found, compare_loss)}; much lower is at most half.")

@@ -84,6 +84,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
         "Under FGSM it has the lower loss and the worse accuracy than E1.",
         defenses.lower_loss_and_accuracy,
     ),
+    ("E5", "4.2.1", "Under FGSM its loss is even much lower than E1's.", defenses.much_lower_loss),
     (
         "E5",
         "5",
