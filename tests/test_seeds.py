@@ -10,7 +10,7 @@ from casemate_study.claims import CLAIMS, ClaimEvidence, Judgement, artifacts_by
 from casemate_study.report import comparison
 from casemate_study.report.seeds import seeds_table
 
-NAMES = ("E1", "E6", "E9-1", "E9-20", "E11")
+NAMES = ("E1", "E6", "E9-1", "E9-20", "E9-teacher-20", "E11")
 HELPS = "Adversarial regularisation helps against FGSM."
 STUDENT = "The student is more accurate than the teacher under FGSM."
 SEED_CURVES = ("clean", "fgsm/ce", "ball/ce", "pgd")
@@ -137,7 +137,7 @@ def test_the_table_of_seeds_says_which_differences_survive(start: World) -> None
     assert table.head == ("model", "accuracy", "seed 0", "seed 1", "seed 2", "against E1")
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
     titles = {name: here.models[name].title for name in NAMES}
-    assert len(rows) == 16
+    assert len(rows) == 20
     assert not any(title == titles["E9-1"] for title, _ in rows)
     assert rows[titles["E1"], "FGSM 0.1"] == (*["40.0 % (35.3 to 44.9, n = 400)"] * 3, "")
     for words in ("FGSM 0.1", "BIM 0.1", "worst case 0.1"):

@@ -54,7 +54,7 @@ DROP = 0.1
 
 def _teacher(evidence: ClaimEvidence, student: str) -> ModelResults | None:
     """The results of a student's teacher; None if it is not measured."""
-    return evidence.models.get(teacher_of(evidence, student))
+    return evidence.models.get(teacher_of(student))
 
 
 def _under(
@@ -64,9 +64,7 @@ def _under(
     student and attack; `order` are further arguments of `judge_order`.
     """
     return {
-        name: {
-            measure: judge_order(evidence, name, teacher_of(evidence, name), measure, **order) for measure in measures
-        }
+        name: {measure: judge_order(evidence, name, teacher_of(name), measure, **order) for measure in measures}
         for name in student_names(evidence, experiment)
     }
 
@@ -93,10 +91,7 @@ def students_bim(evidence: ClaimEvidence) -> RuleResult:
     """
     return at_all_temperatures(
         {
-            name: {
-                f"clip {clip}": judge_order(evidence, teacher_of(evidence, name), name, clip, 1)
-                for clip in ("ball", "range")
-            }
+            name: {f"clip {clip}": judge_order(evidence, teacher_of(name), name, clip, 1) for clip in ("ball", "range")}
             for name in student_names(evidence, "E9")
         }
     )
@@ -208,7 +203,7 @@ def equal_accuracy_lower_loss(evidence: ClaimEvidence) -> RuleResult:
         {
             name: {
                 "equal accuracy": _equally_accurate(evidence, name),
-                "lower loss": judge_clean(evidence, name, teacher_of(evidence, name), -1, compare_loss, "Loss"),
+                "lower loss": judge_clean(evidence, name, teacher_of(name), -1, compare_loss, "Loss"),
             }
             for name in student_names(evidence, "E9")
         }
@@ -229,8 +224,8 @@ def adjusted_fgsm(evidence: ClaimEvidence) -> RuleResult:
     return at_all_temperatures(
         {
             name: {
-                "lower loss": judge_order(evidence, name, teacher_of(evidence, name), "fgsm", -1, compare_loss),
-                "higher accuracy": judge_order(evidence, name, teacher_of(evidence, name), "fgsm", 1),
+                "lower loss": judge_order(evidence, name, teacher_of(name), "fgsm", -1, compare_loss),
+                "higher accuracy": judge_order(evidence, name, teacher_of(name), "fgsm", 1),
             }
             for name in student_names(evidence, "E10")
         }
@@ -313,9 +308,7 @@ def students_confidence(evidence: ClaimEvidence) -> RuleResult:
     """
     return at_all_temperatures(
         {
-            name: {
-                "": judge_clean(evidence, name, teacher_of(evidence, name), -1, compare_confidence, "Mean confidence")
-            }
+            name: {"": judge_clean(evidence, name, teacher_of(name), -1, compare_confidence, "Mean confidence")}
             for name in student_names(evidence, "E9", "E10")
         }
     )
@@ -369,7 +362,7 @@ def much_lower_loss_but_drops(evidence: ClaimEvidence) -> RuleResult:
             name: {
                 measure: all_parts(
                     {
-                        "Much lower loss": judge_much_lower_loss(evidence, name, teacher_of(evidence, name), measure),
+                        "Much lower loss": judge_much_lower_loss(evidence, name, teacher_of(name), measure),
                         "Accuracy drops": _drop(evidence, name, measure),
                     }
                 )

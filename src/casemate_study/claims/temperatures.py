@@ -23,11 +23,10 @@ def student_names(evidence: ClaimEvidence, *experiments: str) -> list[str]:
     ]
 
 
-def teacher_of(evidence: ClaimEvidence, student: str) -> str:
-    """The name of a student's teacher: trained at the student's temperature; at 1, or where it is not measured, E1."""
+def teacher_of(student: str) -> str:
+    """The name of a student's teacher, which is trained at the student's temperature: at 1 it is E1."""
     _, temperature = student.split("-", 1)
-    own = f"E9-teacher-{temperature}"
-    return own if own in evidence.models else "E1"
+    return "E1" if temperature == "1" else f"E9-teacher-{temperature}"
 
 
 def at_all_temperatures(students: Mapping[str, Mapping[str, RuleResult]]) -> RuleResult:

@@ -24,14 +24,11 @@ from casemate_study.experiments import paper
 from casemate_study.results.independent import difference_of, plus_constant, ratio_of, share_of
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import compare_accuracy, compare_confidence
-from casemate_study.results.stored import EpochRow, StoredClean, StoredTraining, find_result
+from casemate_study.results.stored import EpochRow, StoredTraining
 
 RISE = 0.05
 """The smallest rise of a loss after its lowest value, as a fraction of that, that counts; and the smallest difference
-of two such rises.
-"""
-_FINAL_AND_BEST = ("clean", "clean-best")
-"""Measures without an attack of a student's final weights, and of those of its lowest validation loss."""
+of two such rises."""
 SPEED = 0.2
 """The largest deviation from the paper's ratio of two times, as a fraction of it, that counts as the same ratio."""
 
@@ -71,15 +68,20 @@ class _Rise:
     """Such as "the validation loss +200 %, from 0.300 after epoch 2 to 0.900 at the end, epoch 3"."""
 
 
-def _rise(model: ModelResults, training: StoredTraining) -> _Rise:
-    """The rise of a model's loss until the end of its training.
+def _rise(model: ModelResults | None) -> _Rise | None:
+    """The rise of a model's loss until the end of its training; None if it is not measured.
 
     Of a student it is the loss of the true labels of the test images, with the final weights and with those of its
-    lowest validation loss, where both are measured: its validation loss is about the answers of its teacher. Of other
-    models it is the validation loss.
+    lowest validation loss, since its validation loss is about the answers of its teacher. Of other models it is the
+    validation loss, of which single images are not stored: so no interval is given.
     """
-    final, best = (find_result(model.artifacts, model.model.artifact(name), StoredClean) for name in _FINAL_AND_BEST)
-    if final is not None and best is not None:
+    training = None if model is None else model.training
+    if model is None or training is None:
+        return None
+    if model.model.experiment in ("E9", "E10"):
+        final, best = model.clean, model.clean_best
+        if final is None or best is None:
+            return None
         rise = final.loss.value / max(best.loss.value, 1e-9) - 1
         words = f"{best.loss.value:.3f} with the weights of the lowest validation loss to {final.loss.value:.3f}"
         return _Rise(
@@ -91,10 +93,13 @@ def _rise(model: ModelResults, training: StoredTraining) -> _Rise:
     return _Rise(rise, f"the validation loss {100 * rise:+.0f} %, from {words} (n = {training.validation_images:,})")
 
 
-def _less_rise(one: _Rise, other: _Rise) -> RuleResult:
-    """Rule: holds if the first loss rises less after its lowest value than the second, by 5 points or more in percent
-    of the lowest; does not hold if by as much more; else no difference shown.
+def _less_rise(first: ModelResults | None, second: ModelResults | None) -> RuleResult:
+    """Rule: holds if the loss of the first model rises less after its lowest value than that of the second (`_rise`),
+    by 5 points or more in percent of the lowest; does not hold if by as much more; else no difference shown.
     """
+    one, other = _rise(first), _rise(second)
+    if one is None or other is None:
+        return NOTHING
     excess = one.value - other.value
     verdict: ClaimVerdict = "no difference shown"
     if abs(excess) >= RISE:
@@ -106,10 +111,9 @@ def _over_fits(model: ModelResults | None) -> RuleResult:
     """Rule: holds if the loss ends above its lowest value, by 5 % of the latter or more (`_rise`), and the training
     accuracy of the last epoch lies above the validation accuracy by the interval of the difference.
     """
-    training = None if model is None else model.training
-    if model is None or training is None:
+    training, rise = None if model is None else model.training, _rise(model)
+    if training is None or rise is None:
         return NOTHING
-    rise = _rise(model, training)
     trained, validated = _accuracies(training, training.last)
     gap = difference_of(trained, validated)
     rises = RuleResult("holds" if rise.value >= RISE else "does not hold", f"Rise of {rise.words}.")
@@ -152,9 +156,7 @@ def augmented_over_fits_less(evidence: ClaimEvidence) -> RuleResult:
     difference = difference_of(*gaps)
     text = f"Training minus validation accuracy: {points(gaps[0])}; E1 {points(gaps[1])}. {points(difference)}."
     smaller = RuleResult(by_interval(difference, -1), text)
-    return all_parts(
-        {"Smaller gap": smaller, "Loss rises less": _less_rise(_rise(e5, e5.training), _rise(e1, e1.training))}
-    )
+    return all_parts({"Smaller gap": smaller, "Loss rises less": _less_rise(e5, e1)})
 
 
 def training_accuracy_drops(evidence: ClaimEvidence) -> RuleResult:
@@ -197,9 +199,9 @@ def simpler_over_fits_less(evidence: ClaimEvidence) -> RuleResult:
         same = evidence.models.get(name.replace("E10", "E9"))
         student = evidence.models[name]
         mine, other = student.training, None if same is None else same.training
-        if same is None or mine is None or other is None:
+        if mine is None or other is None:
             continue
-        found = _less_rise(_rise(student, mine), _rise(same, other))
+        found = _less_rise(student, same)
         gaps = " against ".join(points(difference_of(*_accuracies(each, each.last))) for each in (mine, other))
         text = f"{found.text} Training minus validation accuracy, with dropout: {gaps}."
         parts[name] = {"": RuleResult(found.verdict, text)}

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from casemate.engine import Task, ordered
-from casemate_study.experiments.defended import E6, SEARCH_TEMPERATURE, distilled_student
+from casemate_study.experiments.defended import E6, SEARCH_TEMPERATURE, distilled_student, measured_teacher
 from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.specs import Setup
 from casemate_study.experiments.undefended import E1, E11, Experiment
 
-_MEASURES = (("clean", None), ("fgsm", "ce"), ("ball", "ce"), ("range", "ce"), ("pgd", None))
+_MEASURES = (("clean", None), ("clean-best", None), ("fgsm", "ce"), ("ball", "ce"), ("range", "ce"), ("pgd", None))
 """The measures repeated with each seed, by name and loss ascended."""
 
 
@@ -24,7 +24,8 @@ def seed_prefix(seed: int) -> str:
 
 def repeated_models(experiment: str) -> list[StudyModel]:
     """The models of an experiment ("E1", ...) that are trained and attacked again with every further seed."""
-    every = (E1, E6, distilled_student("E9", SEARCH_TEMPERATURE), E11)
+    student, teacher = distilled_student("E9", SEARCH_TEMPERATURE), measured_teacher(SEARCH_TEMPERATURE)
+    every = (E1, E6, student, teacher, E11)
     return [model for model in every if model.experiment == experiment]
 
 

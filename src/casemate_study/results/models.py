@@ -70,6 +70,11 @@ class ModelResults:
         return find_result(self.artifacts, self.model.artifact("clean"), StoredClean)
 
     @property
+    def clean_best(self) -> StoredClean | None:
+        """Measures without an attack of the weights with the lowest validation loss, where a student has others too."""
+        return find_result(self.artifacts, self.model.artifact("clean-best"), StoredClean)
+
+    @property
     def training(self) -> StoredTraining | None:
         """The training that made the model, which another model may share; None if not finished."""
         return find_result(self.artifacts, self.model.source.task, StoredTraining)
