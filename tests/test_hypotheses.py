@@ -275,7 +275,7 @@ def test_every_kept_epoch_has_a_task_but_the_last_whose_weights_are_the_final_on
 def result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What the producer returns for a tiny, untrained network on tiny images."""
     (task,) = hypotheses_tasks(
-        _setup("smoke", attacked_images=30, train_images=60, validation_images=15, kept_epochs=()),
+        _setup("smoke", attacked_images=30, bim_images=30, train_images=60, validation_images=15, kept_epochs=()),
         Source(task="E1/train", weights="final"),
     )
     dataset = Dataset(

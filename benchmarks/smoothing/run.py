@@ -88,14 +88,15 @@ def attacked(model: Classifier, images: LabelledImages, radius: float) -> dict[s
 
 def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The results in Markdown."""
-    about = next(iter(found.values()))
+    commits = ", ".join(dict.fromkeys(each["commit"] for each in found.values()))
+    processors = ", ".join(dict.fromkeys(each["processor"] for each in found.values()))
     heads = ["Recipe", *(f"Certified {radius:g}" for radius in RADII), "Mean radius"]
     heads += [f"Attacked {radius:g}" for radius in RADII[1:]] + ["Certified but fooled", "Training", "Certification"]
     lines = [
         "# Results",
         "",
         f"Written by `run.py`: `{NETWORK}`, {TRAINING['epochs']} epochs, sigma {SIGMA:g}, alpha {SMOOTHING.alpha:g}, "
-        f"{SMOOTHING.n:,} draws, seed 0, commit {about['commit']}, {about['processor']}. Certified: the first "
+        f"{SMOOTHING.n:,} draws, seed 0, commit {commits}, {processors}. Certified: the first "
         f"{CERTIFIED} test images, at radii in L2. Attacked: the first {ATTACKED}, by PGD with {STEPS} steps on the "
         f"smoothed classifier of {DRAWS} draws; its votes decide. With 95 % intervals; "
         "seconds of the processor.",

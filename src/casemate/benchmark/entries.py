@@ -3,8 +3,7 @@
 Those that are meant to hold have a function of each pixel in front of the same network, from which they gain 1 to 3
 points under attack. Their adversarial trainings are short: the more epochs, with any number of steps, the more images
 only Square fools (3 and 4 of 1,000 test images for two trainings of 6 and 10 epochs, which were dropped for it,
-docs/log.md). More channels help more, without
-that: `robust` is `fast` with twice as many.
+docs/log.md). More channels do not bring more of these: `robust` is `fast` with twice as many.
 """
 
 from collections.abc import Mapping

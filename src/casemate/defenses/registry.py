@@ -121,7 +121,7 @@ def recipe_type(name: str) -> RecipeType:
 
 
 def needs_guard(objective: Objective) -> bool:
-    """Whether a training by this objective may collapse, so that `TrainConfig.guard` is on unless it is chosen."""
+    """Whether a training by this objective may collapse, so that a guard (`TrainConfig.guard`) belongs to it."""
     return any(each.objective is type(objective) and each.training.get("guard", False) for each in RECIPES.values())
 
 

@@ -46,13 +46,8 @@ class HardeningPlan:
         return {CONTROL: Recipe(), **self.recipes}
 
     def settings_of(self, name: str) -> TrainConfig:
-        """The settings of the training called `name`: those of all, but for the guard.
-
-        It watches the trainings that may collapse, and all hardened ones if the settings have it; never the control.
-        """
-        recipe = self.trainings[name]
-        guard = name != CONTROL and (self.settings.guard or needs_guard(recipe.objective))
-        return replace(self.settings, guard=guard)
+        """The settings of the training called `name`: those of all, and the guard where it may collapse."""
+        return replace(self.settings, guard=needs_guard(self.trainings[name].objective))
 
     def about(self) -> dict[str, Any]:
         """All that the results depend on, as JSON."""
@@ -64,6 +59,7 @@ class HardeningPlan:
             "eps_text": [format_eps(self.eps)],
             "norm": self.norm,
             "budget": self.budget,
+            "guarded": [name for name in self.recipes if self.settings_of(name).guard],
             "recipes": {name: _described(recipe) for name, recipe in self.recipes.items()},
             "training": settings,
             "seed": self.settings.seed,
@@ -100,7 +96,7 @@ def plan_hardening(
             f"patience = {settings.patience}; expected None: the epoch is chosen by robust accuracy, and the control "
             "has to be trained as long"
         )
-    for name, usual in (("monitor", "loss"), ("keep_best", False)):
+    for name, usual in (("monitor", "loss"), ("keep_best", False), ("guard", False)):
         if getattr(settings, name) != usual:
             raise SettingError(
                 f"{name} = {getattr(settings, name)}; expected {usual}: the epoch is chosen by robust accuracy as it is"

@@ -26,7 +26,7 @@ from casemate.hardening.subject import trainable_copy
 from casemate.models import Classifier, preserve_state
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, part_of, track
 from casemate.torchrun import refuse_several
-from casemate.training import CrossEntropy, TrainConfig
+from casemate.training import CrossEntropy, TrainConfig, undone_epochs
 from casemate.training.tracked import track_epoch
 
 
@@ -144,13 +144,13 @@ def _without_gain(models: Mapping[str, ComparedModel], start: float) -> list[str
 def _rolled_back(models: Mapping[str, ComparedModel]) -> list[str]:
     """A remark for each trained model of which the guard undid epochs."""
     undone = {
-        name: [str(row["epoch"]) for row in each.training.history if row.get("rolled_back", False)]
+        name: [str(epoch) for epoch in undone_epochs(each.training.history)]
         for name, each in models.items()
         if each.training is not None
     }
     return [
-        f"the guard undid {'epoch' if len(epochs) == 1 else 'epochs'} {', '.join(epochs)} of {name}: it withstood the "
-        "training's own attack, but no longer PGD (catastrophic overfitting)"
+        f"the guard undid {'epoch' if len(epochs) == 1 else 'epochs'} {', '.join(epochs)} of {name}, after which PGD "
+        "fooled far more validation images than before (catastrophic overfitting)"
         for name, epochs in undone.items()
         if epochs
     ]

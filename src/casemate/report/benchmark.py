@@ -8,6 +8,7 @@ from typing import Any, final
 from casemate._version import __version__
 from casemate.benchmark import ENTRIES, BenchmarkPlan, BenchmarkRow
 from casemate.benchmark.published import EPS, PUBLISHED
+from casemate.data import NAMES
 from casemate.documents import BENCHMARK, document
 from casemate.evaluation.intervals import Estimate, percent
 from casemate.files import make_folder, write_bytes, write_json, write_text
@@ -110,15 +111,16 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
 
 
 def _command(plan: BenchmarkPlan) -> list[str]:
-    """The command that makes the same table, as lines of the page; none for entries of the caller's own."""
-    if any(ENTRIES.get(name) != entry for name, entry in plan.entries.items()):
+    """The command that makes the same table, as lines of the page; none for entries or images of the caller's own."""
+    if plan.dataset.name not in NAMES or any(ENTRIES.get(name) != entry for name, entry in plan.entries.items()):
         return []
     words = ["casemate benchmark", *plan.entries]
-    words += ["--dataset", plan.dataset.name, "--eps", format_eps(plan.eps), "--others", *map(format_eps, plan.others)]
+    words += ["--dataset", plan.dataset.name, "--eps", str(plan.eps), "--others", *map(str, plan.others)]
     words += ["--images", str(plan.images), "--budget", plan.budget]
     used = len(plan.train) + len(plan.validation)
     words += ["--train-images", str(used)] if used < len(plan.dataset.train) else []
-    words += ["--headline", *plan.headline, "--seeds", str(plan.seeds)] if plan.headline else []
+    words += ["--headline", *plan.headline] if plan.headline else []
+    words += ["--seeds", str(plan.seeds)]
     return ["```", " ".join(words), "```", ""]
 
 

@@ -83,7 +83,7 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
     drawing, axes = canvas(1, 2, 10, 1.4 + 0.27 * max(len(points), 5))
     eps = format_eps(plan.eps)
     _rows(axes[0, 0], points)
-    _trade_off(axes[0, 1], points, eps)
+    most = _trade_off(axes[0, 1], points, eps)
     words = {"clean": "clean", "attacked": f"attacked, eps {eps}", "certified": f"certified, eps {eps}"}
     known = [what for what in words if any(what in each.values for each in points)]
     if known:
@@ -92,6 +92,7 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
         signs += [Line2D([], [], color=_KINDS[kind], linewidth=5) for kind in kinds]
         said = [*(words[what] for what in known), *(f"trained: {_TRAINED[kind]}" for kind in kinds)]
         drawing.legend(signs, said, loc="outside lower center", ncols=3)
+    _name_points(axes[0, 1], most)  # after the legend, which takes some of its height
     texts = [
         f"{each.name}: " + ", ".join(f"{percent(_value(found))} {what}" for what, found in each.values.items())
         for each in points
@@ -101,7 +102,7 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
         "benchmark",
         title="Clean, robust and certified accuracy",
         caption=f"Accuracy without an attack, under all attacks of the budget {plan.budget} at eps "
-        f"{eps} in Linf, and certified accuracy, with 95 % intervals; what others published is black.",
+        f"{eps} in Linf, and certified accuracy, on the left with 95 % intervals; what others published is black.",
         alt=f"{'; '.join(texts)}." if texts else "No model is measured yet.",
         columns=("sign", "model", "source", "what", "value", "low", "high"),
         rows=[
@@ -153,8 +154,8 @@ def _rows(place: Axes, points: Sequence[_Point]) -> None:
     place.set_xlabel("accuracy, %")
 
 
-def _trade_off(place: Axes, points: Sequence[_Point], eps: str) -> None:
-    """Attacked and certified against clean accuracy, of the models that withstand the most."""
+def _trade_off(place: Axes, points: Sequence[_Point], eps: str) -> list[_Point]:
+    """Attacked and certified against clean accuracy, of the models that withstand the most, which are returned."""
     drawn = [each for each in points if each.clean is not None and each.attacked is not None]
     least = _CLOSE * max((_value(each.attacked) for each in drawn), default=0.0)
     drawn = [each for each in drawn if _value(each.attacked) >= least]
@@ -166,7 +167,7 @@ def _trade_off(place: Axes, points: Sequence[_Point], eps: str) -> None:
     place.margins(0.1)
     place.set_xlabel("clean accuracy, %")
     place.set_ylabel(f"attacked or certified at eps {eps}, %")
-    _name_points(place, drawn)
+    return drawn
 
 
 def _name_points(place: Axes, points: Sequence[_Point]) -> None:

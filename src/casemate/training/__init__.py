@@ -14,3 +14,4 @@ from casemate.training.objective import labelled_cross_entropy as labelled_cross
 from casemate.training.objective import takes_unlabelled as takes_unlabelled
 from casemate.training.precision import faster_precision as faster_precision
 from casemate.training.state import Weights as Weights
+from casemate.training.state import undone_epochs as undone_epochs

@@ -19,6 +19,7 @@ from casemate.training.objective import (
     SteppedObjective,
     TrainingStep,
     balls_of,
+    differentiate_loss,
 )
 from casemate.training.robust import withstand
 
@@ -72,7 +73,7 @@ def step_seconds(model: Classifier, objective: Objective, images: LabelledImages
     def step() -> None:
         model.train()
         pixels, labels = images.tensors(model.device)
-        objective(model, pixels, labels)[0].backward()
+        differentiate_loss(objective(model, pixels, labels)[0])
         model.zero_grad(set_to_none=True)
 
     return _second_call(step, model.device) / len(images)
@@ -98,7 +99,8 @@ def training_seconds(
 ) -> float:
     """Estimated seconds of a training on `train` images, `validation` others after each epoch, in one process.
 
-    Steps and validations are timed on the images `few`; the model changes as by `step_seconds`. Raises `SettingError`
+    Steps and validations are timed on the images `few`, in float32 and without augmentation; the model changes as by
+    `step_seconds`. PGD on validation images takes longer once the model withstands more of it. Raises `SettingError`
     for a monitor or guard of robust accuracy with an objective that has no ball.
     """
     if isinstance(objective, PreparedObjective):
@@ -107,7 +109,8 @@ def training_seconds(
     if settings.measures_robustness:
         balls = balls_of(objective, "the monitor robust-accuracy, or a guard,")
         images, _ = few.tensors(model.device)
-        labels = model(images).argmax(1)  # PGD attacks only what is right, which in a new model is little
+        with torch.no_grad():
+            labels = model(images).argmax(1)  # PGD attacks only what is right, which in a new model is little
         run = partial(withstand, model, images, labels, balls, seed=settings.seed)
         under_pgd = _second_call(run, model.device) / len(few)
         check += (2 if settings.guard and settings.averages else 1) * under_pgd

@@ -22,11 +22,9 @@ from torch import Tensor, nn
 from casemate.data import UNLABELLED, ImageSource, LabelledImages, as_labelled, to_float
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, ShapeError, TrainingError
-from casemate.memory import is_out_of_memory
 from casemate.models import (
     Classifier,
     as_classifier,
-    backward_error,
     channels_last_if_supported,
     has_inference_tensors,
     optimized_training,
@@ -46,10 +44,11 @@ from casemate.training.objective import (
     SteppedObjective,
     TrainingStep,
     balls_of,
+    differentiate_loss,
     takes_unlabelled,
 )
 from casemate.training.processes import TrainingGroup, process_group
-from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
+from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot, undone_epochs
 from casemate.training.tracked import track_epoch, track_training
 from casemate.training.validation import robust_accuracy, validate
 
@@ -201,7 +200,7 @@ def _fit(
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
             start, processor = time.perf_counter(), time.process_time()
             before = (snapshot(model), _copied(average)) if settings.guard else None
-            undone = [row["epoch"] for row in state.history if row.get("rolled_back", False)]
+            undone = undone_epochs(state.history)
             row = _one_epoch(
                 *(model, pixels, labels, settings, prepared, augment, optimizer, average, state.epoch + 1, undone),
                 advance,
@@ -346,7 +345,7 @@ def _one_epoch(
                         if isinstance(objective, SteppedObjective):
                             now = objective.at_step(TrainingStep(done=done, index=own))
                         loss, logits = now(model, images, labels[own])
-                    _differentiate(loss)
+                    differentiate_loss(loss)
                     loss_sum += loss.detach() * len(own)
                     right += (logits.detach().argmax(1) == labels[own]).sum()
                 holders[:] = [float(parameter.grad is not None) for parameter in parameters]
@@ -394,21 +393,6 @@ def _augmented(
     for change in augment:
         images = change(images, batch, epoch, generator)
     return images[part]
-
-
-def _differentiate(loss: Tensor) -> None:
-    """Run the backward pass from the loss to the weights. Raises `ModelError` if it cannot be differentiated."""
-    if not loss.requires_grad:
-        raise ModelError(
-            "the loss has no gradient with respect to the model's weights: its forward runs without autograd (no_grad, "
-            "inference_mode, detach), or no weight requires a gradient"
-        )
-    try:
-        loss.backward()
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise backward_error(error) from error
 
 
 def _not_finite(where: str, last_good: int, settings: TrainConfig) -> TrainingError:

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casemate.data import UNLABELLED, LabelledImages
-from casemate.errors import SettingError
+from casemate.errors import ModelError, SettingError
+from casemate.memory import is_out_of_memory
 from casemate.models import Classifier
+from casemate.models.output_errors import backward_error
 from casemate.norms import Ball
 from casemate.settings import between, expect
 from casemate.types import Images, Labels, Logits
@@ -113,3 +115,18 @@ def balls_of(objective: Objective, why: str) -> tuple[Ball, ...]:
         f"{why} with the objective {type(objective).__name__}, which has no ball to measure robustness in; expected an "
         "adversarial one, such as AdversarialTraining"
     )
+
+
+def differentiate_loss(loss: Tensor) -> None:
+    """Run the backward pass from the loss to the weights. Raises `ModelError` if it cannot be differentiated."""
+    if not loss.requires_grad:
+        raise ModelError(
+            "the loss has no gradient with respect to the model's weights: its forward runs without autograd (no_grad, "
+            "inference_mode, detach), or no weight requires a gradient"
+        )
+    try:
+        loss.backward()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise backward_error(error) from error

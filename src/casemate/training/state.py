@@ -6,6 +6,7 @@ continues bit for bit as without the interruption (on the same machine and numbe
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -34,6 +35,11 @@ def checksum(text: str, weights: Weights) -> str:
         digest.update(name.encode())
         digest.update(bytes_of(tensor))
     return digest.hexdigest()
+
+
+def undone_epochs(history: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The epochs of a training that its guard undid, from 1."""
+    return [row["epoch"] for row in history if row.get("rolled_back", False)]
 
 
 @final

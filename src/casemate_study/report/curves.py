@@ -98,6 +98,8 @@ def curve_rows(name: str, loss: str, points: Sequence[CurvePoint]) -> list[tuple
     ]
 
 
+_ACROSS = 4
+"""Panels side by side, at most, in the figure of E1 after several numbers of epochs."""
 CURVE_COLUMNS = (
     "model or setting",
     "loss ascended",
@@ -314,9 +316,13 @@ def checkpoints_figure(artifacts: Artifacts) -> Figure | None:
         return None
     epochs = [int(name.rsplit("-", 1)[1]) for name in names]
     attacks = list(results[0].attacks)
-    drawing, axes = canvas(1, len(attacks) + 1, 3.3 * (len(attacks) + 1), 3.4)
+    columns = min(_ACROSS, len(attacks) + 1)
+    lines = -(-(len(attacks) + 1) // columns)
+    drawing, axes = canvas(lines, columns, 3.3 * columns, 3.4 * lines)
     rows = []
-    for place, attack in zip(axes[0], [*attacks, None], strict=True):
+    for place in axes.flat[len(attacks) + 1 :]:
+        place.set_axis_off()
+    for place, attack in zip(axes.flat, [*attacks, None], strict=False):
         words = attack or "exactly zero gradient"
         for loss in LOSSES:
             found = [each.attacks[attack][loss].last if attack else each.zero_gradients[loss] for each in results]
@@ -325,19 +331,20 @@ def checkpoints_figure(artifacts: Artifacts) -> Figure | None:
             rows += [
                 (epoch, words, TITLES[loss], each.n, *_numbers(each)) for epoch, each in zip(epochs, found, strict=True)
             ]
-        place.set_title(words if attack is None else ", eps ".join(attack.split()))
+        place.set_title(words if attack is None else ", eps ".join(attack.rsplit(" ", 1)))
         place.set_xlabel("epochs trained")
         percent_axis(place)
     axes[0, 0].legend()
-    axes[0, -1].set_ylabel("share of images, %")
+    axes.flat[len(attacks)].set_ylabel("share of images, %")
     last = results[-1].zero_gradients
     return finished(
         drawing,
         "masking",
         title="Apparent robustness and vanished gradients while E1 trains",
         caption=f"The same network after more and more epochs, n = {last['ce'].n:,}; bands: 95 % intervals. One line "
-        "per loss that the attack ascends. BIM: 10 iterations of 0.01, last iterate. Where a loss has no gradient, the "
-        "attack does not move: accuracy that comes from there is not robustness.",
+        "per loss that the attack ascends, last iterates. BIM: 10 iterations of 0.01, or of 1/255 where their number "
+        "is given; with clip range 10 of a quarter of eps. Where a loss has no gradient, the attack does not move: "
+        "accuracy that comes from there is not robustness.",
         alt=f"After {epochs[-1]} epochs the gradient is exactly zero for "
         + ", ".join(f"{percent(last[loss].value)} of the images under {TITLES[loss]}" for loss in LOSSES)
         + ".",

@@ -191,7 +191,7 @@ def before_after_figure(artifacts: Artifacts, task: str, name: str, title: str, 
         name,
         title=title,
         caption=caption
-        + " Images: the first of the test set, one of each class, that the network classifies correctly. "
+        + " Images: the first of the test set, of different classes, that the network classifies correctly. "
         "In a change grey means none, white and black the largest either way.",
         alt="; ".join(f"test image {i}, {label}, after {attack} taken for {seen}" for i, label, attack, _, seen in rows)
         + ".",

@@ -19,7 +19,7 @@ from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.hardening import FINE_TUNING
 from casemate.training import TrainConfig
 
-_NO_OPTIONS = {"seed", "patience", "continue_after_stop", "save_epochs", "monitor", "keep_best", "swa_start"}
+_NO_OPTIONS = {"seed", "patience", "continue_after_stop", "save_epochs", "monitor", "keep_best", "guard", "swa_start"}
 """Fields of `TrainConfig` that are no options here: the epoch is chosen in another way, and --seed is shared."""
 
 

@@ -10,7 +10,7 @@ from casemate.cli.shared import console
 from casemate.cli.shared.augmentations import write_augmentation
 from casemate.cli.train.run import TrainOutcome, TrainPlan
 from casemate.evaluation.intervals import percent
-from casemate.training import TrainConfig
+from casemate.training import TrainConfig, undone_epochs
 
 
 def show_train_plan(plan: TrainPlan, seconds: float, *, as_json: bool) -> None:
@@ -75,11 +75,11 @@ def _best(watched: str, settings: TrainConfig) -> str:
 
 def _rolled_back(history: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line that says which epochs the guard undid; none if it did not."""
-    undone = [str(row["epoch"]) for row in history if row.get("rolled_back", False)]
+    undone = [str(epoch) for epoch in undone_epochs(history)]
     if not undone:
         return []
     epochs = f"Epoch {undone[0]} was" if len(undone) == 1 else f"Epochs {', '.join(undone)} were"
-    return [f"{epochs} undone, since the network over-fitted the attack; the learning rate was halved each time."]
+    return [f"{epochs} undone, since PGD fooled far more images than before; the learning rate was halved each time."]
 
 
 def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -> Table:
