@@ -374,7 +374,7 @@ def test_the_numbers_under_the_figures_of_e1_are_the_stored_ones(done: Done) -> 
         *(
             (
                 name,
-                ("E1", "E9-1", "E9-100", "E10-1", "E10-100"),
+                ("E1", "E9-1", "E9-100", "E9-teacher-100", "E10-1", "E10-100"),
                 [("FGSM", "fgsm", loss), ("BIM, clip ball", "ball", loss), ("BIM, clip range", "range", loss)],
             )
             for name, loss in (("figure-16", "ce"), ("figure-16-saturated", "prob-ce"))

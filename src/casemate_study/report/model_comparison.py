@@ -164,9 +164,9 @@ def distillation_figure(models: Models, loss: str, name: str) -> Figure | None:
 
     `name` is the figure's file name. None if fewer than two are measured.
     """
-    students = [each for key, each in models.items() if key.startswith(("E9-", "E10-"))]
+    distilled = [each for key, each in models.items() if key.startswith(("E9-", "E10-"))]
     return _compared(
-        [*_picked(models, ("E1",)), *students],
+        [*_picked(models, ("E1",)), *distilled],
         _attacks(loss),
         name,
         f"Teacher and students, attacks ascending {TITLES[loss]}",
