@@ -15,7 +15,7 @@ _PLAIN, _PIXELWISE = "strided-cnn", "pixelwise-cnn"
 _ONE_CYCLE: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "one-cycle", "weight_decay": 5e-4}
 _FIVE_EPOCHS: dict[str, Any] = {"epochs": 5, "ema": 0.998, **_ONE_CYCLE}
 _FOUR_STEPS: dict[str, Any] = {"eps": 0.11, "steps": 4, "step_size": 0.04}
-"""Chosen for `fast`; the other recipes have the same for comparison, and the defaults of casemate for the rest."""
+"""Chosen for `fast`; other recipes of several steps in Linf have the same, and defaults for the rest."""
 _ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-3, "schedule": "one-cycle", "ema": 0.998}
 _BOUNDS: dict[str, Any] = {"eps": 0.1, "train_eps_factor": 1.05, "ramp_end": 0.4}
 _TWO_STEPS: dict[str, Any] = {"steps": 2, "step_size": 0.063}

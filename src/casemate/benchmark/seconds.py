@@ -8,9 +8,6 @@ from casemate.benchmark.table import benchmark_rows
 from casemate.rng import torch_forked
 from casemate.training import training_seconds
 
-_FEW = 64
-"""Images that a training step is timed on."""
-
 
 def benchmark_seconds(plan: BenchmarkPlan, out: Path | None = None) -> dict[str, float]:
     """Estimated seconds by step: trainings from a timed step, evaluations at most (as if no image were ever fooled).
@@ -35,10 +32,9 @@ def benchmark_seconds(plan: BenchmarkPlan, out: Path | None = None) -> dict[str,
             model, config = entry.make_model(shape, classes), entry.config()
             if name not in trained:
                 teacher = None if entry.teacher is None else plan.entries[entry.teacher].make_model(shape, classes)
-                recipe, few = entry.make_recipe(teacher), plan.train[: min(_FEW, config.batch_size)]
-                images = len(plan.train) * (1 + len(entry.extra))
+                objective = entry.make_recipe(teacher).objective
                 found[f"training {name}"] = training_seconds(
-                    model, recipe.objective, config, few, train=images, validation=len(plan.validation)
+                    model, objective, config, plan.train, plan.validation, copies=len(entry.extra)
                 )
             test = plan.dataset.test
             found[f"measuring {name}"] = sum(each.seconds_at_most(model.eval(), test) for each in left)

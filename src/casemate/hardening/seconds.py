@@ -8,9 +8,6 @@ from casemate.hardening.subject import trainable_copy
 from casemate.models import preserve_state
 from casemate.training import training_seconds
 
-_FEW = 64
-"""Number of images that a training step is timed on, at most."""
-
 
 def hardening_seconds(plan: HardeningPlan) -> Mapping[str, float]:
     """Estimated seconds of each step by name: fine-tuning by model, and all evaluations, the latter at most.
@@ -18,15 +15,12 @@ def hardening_seconds(plan: HardeningPlan) -> Mapping[str, float]:
     What is learned by the trainings is not used, and PyTorch's random state is restored.
     """
     parts = plan.parts
-    few = parts.train[: min(_FEW, plan.settings.batch_size)]
     found: dict[str, float] = {}
     with preserve_state(plan.model, seed=0):
         for name, recipe in plan.trainings.items():
             model, objective = trainable_copy(plan.model), plan.selected(recipe.objective)
-            images = len(parts.train) * (1 + len(recipe.extra))
-            settings = plan.settings_of(name)
             found[name] = training_seconds(
-                model, objective, settings, few, train=images, validation=len(parts.validation)
+                model, objective, plan.settings_of(name), parts.train, parts.validation, copies=len(recipe.extra)
             )
         most = seconds_at_most(plan.model, parts.test, [plan.eps], norm=plan.norm)[plan.budget]
     found["evaluations, at most"] = most * (1 + len(plan.trainings))

@@ -25,6 +25,8 @@ from casemate.training.robust import withstand
 
 _SECONDS = 0.5
 _BATCH = 128
+_FEW = 64
+"""Images, at most, that a step of a training is timed on."""
 _CLASSES = tuple("0123456789")
 
 
@@ -59,14 +61,12 @@ def measure_step_cost(
         return StepCost(training=_seconds(step, where), gradient=_seconds(gradient, where))
 
 
-def step_seconds(model: Classifier, objective: Objective, images: LabelledImages) -> float:
+def _step_seconds(model: Classifier, objective: Objective, images: LabelledImages) -> float:
     """Seconds per image of a training step of a model, without the optimiser's; its gradients are gone at the end.
 
     The model is then in training mode, and its running statistics have changed. An objective that changes during the
     training is measured as it is at the end.
     """
-    if isinstance(objective, PreparedObjective):
-        objective = objective.prepared_for(images)
     if isinstance(objective, SteppedObjective):
         objective = objective.at_step(TrainingStep(done=1.0, index=torch.arange(len(images))))
 
@@ -79,7 +79,7 @@ def step_seconds(model: Classifier, objective: Objective, images: LabelledImages
     return _second_call(step, model.device) / len(images)
 
 
-def validation_seconds(model: Classifier, objective: Objective, images: LabelledImages) -> float:
+def _validation_seconds(model: Classifier, objective: Objective, images: LabelledImages) -> float:
     """Seconds per image of a validation of a model by an objective; the model is in evaluation mode at the end."""
 
     def validate() -> None:
@@ -92,20 +92,22 @@ def training_seconds(
     model: Classifier,
     objective: Objective,
     settings: TrainConfig,
-    few: LabelledImages,
+    train: LabelledImages,
+    validation: LabelledImages,
     *,
-    train: int,
-    validation: int,
+    copies: int = 0,
 ) -> float:
-    """Estimated seconds of a training on `train` images, `validation` others after each epoch, in one process.
+    """Estimated seconds of a training on the images `train`, and on `copies` augmented copies of each, in one process.
 
-    Steps and validations are timed on the images `few`, in float32 and without augmentation; the model changes as by
-    `step_seconds`. PGD on validation images takes longer once the model withstands more of it. Raises `SettingError`
-    for a monitor or guard of robust accuracy with an objective that has no ball.
+    Steps and validations are timed on a few of the images, in float32 and without augmentation. The model's running
+    statistics change, and it is in evaluation mode at the end. PGD on validation images takes longer once the model
+    withstands more of it. Raises `SettingError` for a monitor or guard of robust accuracy with an objective that has no
+    ball, and `ModelError` for a loss without a gradient.
     """
+    few = train[: min(_FEW, settings.batch_size)]
     if isinstance(objective, PreparedObjective):
         objective = objective.prepared_for(few)
-    step, check = step_seconds(model, objective, few), validation_seconds(model, objective, few)
+    step, check = _step_seconds(model, objective, few), _validation_seconds(model, objective, few)
     if settings.measures_robustness:
         balls = balls_of(objective, "the monitor robust-accuracy, or a guard,")
         images, _ = few.tensors(model.device)
@@ -114,7 +116,7 @@ def training_seconds(
         run = partial(withstand, model, images, labels, balls, seed=settings.seed)
         under_pgd = _second_call(run, model.device) / len(few)
         check += (2 if settings.guard and settings.averages else 1) * under_pgd
-    return settings.epochs * (step * train + check * validation)
+    return settings.epochs * (step * len(train) * (1 + copies) + check * len(validation))
 
 
 def _second_call(run: Callable[[], object], device: torch.device) -> float:

@@ -145,9 +145,9 @@ class AbstractTrainCommand:
                 plan = self._plan(group, observer)
             from casemate.cli.train import run, show
 
-            if self.dry_run and not group.is_first:
-                return
             if self.dry_run:
+                if not group.is_first:
+                    return
                 display = partial(show.show_train_plan, plan, run.estimate(plan, observer))
             else:
                 with tracking(

@@ -29,8 +29,6 @@ from casemate.torchrun import place
 from casemate.training import TrainConfig, TrainResult, takes_unlabelled, training_seconds
 
 _VALIDATION = 6000
-_FEW = 64
-"""Images that a training step is timed on, at most."""
 
 
 @dataclass(frozen=True)
@@ -241,12 +239,10 @@ def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -
 
 def estimate(plan: TrainPlan, observer: Observer) -> float:
     """Estimated seconds of the training, from steps on a few images; the model changes, so it is for a plan alone."""
-    few = plan.train[: min(_FEW, plan.settings.batch_size)]
-    images = len(plan.train) * (1 + len(plan.recipe.extra))
-    model, validation = plan.model.to(plan.device), len(plan.validation)
+    model, recipe = plan.model.to(plan.device), plan.recipe
     with observer.work("Measuring how fast this machine is", 0), torch_forked(model.device):
         seconds = training_seconds(
-            model, plan.recipe.objective, plan.settings, few, train=images, validation=validation
+            model, recipe.objective, plan.settings, plan.train, plan.validation, copies=len(recipe.extra)
         )
     return seconds / plan.processes
 
