@@ -96,9 +96,9 @@ class FeatureSqueezing:
         return torch.stack([stable_cross_entropy(each, predicted) for each in every]).amax(0)
 
     def squeezed(self, images: Images) -> list[Images]:
-        """The two versions of the images, differentiable as if they were the images themselves."""
+        """The two versions of the images; that of fewer levels has the derivative of the images themselves (BPDA)."""
         bits = self.bits if self.bits is not None else (1 if images.shape[1] == 1 else 5)
-        return [BPDA(change)(images) for change in (ReducedDepth(bits), MedianFilter(self.window))]
+        return [BPDA(ReducedDepth(bits))(images), MedianFilter(self.window)(images)]
 
 
 @final

@@ -5,8 +5,9 @@ Each is a layer for `preprocessed(model, change)`, from images within [0, 1] to 
 Most have no useful derivative, so gradients are zero or misleading and an ordinary gradient attack fails, although the
 model is little more robust: none of them holds against backward pass differentiable approximation (Athalye, Carlini and
 Wagner 2018, arXiv 1802.00420, section 5). Evaluate a model with one of them by attacking `attackable(model, change)`,
-which predicts the same classes and has the gradient of the bare model at the changed image. `PixelDeflection` is random
-too: attack it with expectation over transformation as well (`casemate.attacks.EOT`).
+which predicts the same classes and has the gradient of the bare model at the changed image. Only `MedianFilter` has a
+gradient of its own worth following: it fools images that the other does not. `PixelDeflection` is random too: attack it
+with expectation over transformation as well (`casemate.attacks.EOT`).
 
 Nothing here searches for the settings that a data set needs, and no JPEG file is written or read.
 """
@@ -38,18 +39,21 @@ _STEP = Rule("a finite step of at least 1 level", lambda step: 1 <= step < math.
 
 
 def attackable(model: nn.Module, change: nn.Module, smooth: Change | None = None) -> Classifier:
-    """The classifier `preprocessed(model, change)` with a gradient that an attack can follow (BPDA).
+    """The classifier `preprocessed(model, change)` with a gradient that an attack can follow.
 
     Its predictions are the same. Its gradient is that of `model` at the changed image, times the derivative of `smooth`
-    at the image. What fools it fools `preprocessed(model, change)` too, as far as that is not random.
+    at the image (BPDA). What fools it fools `preprocessed(model, change)` too, as far as that is not random.
 
     Args:
         model: as for `preprocessed`.
         change: a layer of this module, or any other whose derivative is useless.
-        smooth: a differentiable function similar to `change`; None for the identity, which suits all layers here.
+        smooth: a differentiable function similar to `change`. None for a `MedianFilter`'s own derivative, and for the
+            identity in place of any other layer.
 
     Raises `ModelError` as `preprocessed` does.
     """
+    if smooth is None and isinstance(change, MedianFilter):
+        return preprocessed(model, change)
     return preprocessed(model, BPDA(change, smooth))
 
 
