@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from casemate.data import UNLABELLED, keep_labels
 from casemate.defenses import TRADES, AdversarialTraining, SeveralNorms
-from casemate.errors import ModelError, SettingError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError, TrainingError
 from casemate.models import Classifier
 from casemate.norms import Ball
 from casemate.training import (
@@ -23,7 +23,9 @@ from casemate.training import (
     TrainingStep,
     TrainResult,
     fit,
+    training_seconds,
 )
+from casemate.training.guard import has_collapsed
 from casemate.training.objective import balls_of
 from casemate.training.robust import withstand
 from casemate.training.state import snapshot
@@ -171,6 +173,53 @@ def test_after_a_collapse_in_the_last_epoch_the_weights_are_those_before_it(chan
         assert torch.equal(tensor, done.kept[3][name]), name
 
 
+@pytest.mark.parametrize(
+    ("now", "best", "images", "collapsed"),
+    [
+        (0.01, 0.02, 100, False),  # one image of a hundred
+        (0.05, 0.09, 10_000, False),  # guessing is right in a tenth
+        (0.0, 0.5, 20, True),
+        (0.0, 0.5, 5, False),  # two or three images
+        (0.30, 0.44, 200, False),  # within three standard errors
+        (0.30, 0.46, 200, True),
+        (0.70, 0.75, 6000, False),  # a significant fall, but an ordinary one
+        (0.5, 0.5, 1, False),
+        (0.8, 0.5, 1000, False),
+    ],
+)
+def test_what_a_collapse_is(now: float, best: float, images: int, collapsed: bool) -> None:
+    assert has_collapsed(now, best, images=images, classes=10) is collapsed
+
+
+def test_the_guard_judges_the_first_epoch_of_a_warm_start() -> None:
+    model = fit(tiny_model(), TRAIN, VALIDATION, STEEP).model
+    before = snapshot(model)
+    breaks = Breaks(at=(1,))
+    done = fit(model, TRAIN, VALIDATION, replace(STEEP, guard=True, epochs=2), objective=breaks)
+    assert [row["rolled_back"] for row in done.history] == [True, False]
+    assert done.epoch == 2
+
+    model.load_state_dict(before)
+    with pytest.raises(TrainingError, match="the guard undid every epoch: robust accuracy fell each time from"):
+        fit(model, TRAIN, VALIDATION, replace(STEEP, guard=True, epochs=1), objective=Breaks(at=(1,)))
+    for name, tensor in snapshot(model).items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_first_epoch_that_is_no_better_than_guessing_does_not_end_the_training() -> None:
+    settings = replace(STEEP, guard=True, epochs=6)
+    done = fit(tiny_model(), TRAIN, VALIDATION, settings, objective=Breaks(at=(1,)))
+    assert not any(row["rolled_back"] for row in done.history)
+    assert done.history[-1]["guard_accuracy"] > done.history[0]["guard_accuracy"] + 0.2
+
+
+def test_patience_does_not_count_epochs_that_were_undone() -> None:
+    settings = replace(STEEP, guard=True, epochs=5, patience=1)
+    done = fit(tiny_model(), TRAIN, VALIDATION, settings, objective=Breaks(at=(3,)))
+    assert [row["rolled_back"] for row in done.history][:3] == [False, False, True]
+    assert len(done.history) > 3
+
+
 def test_the_even_average_does_not_count_steps_that_were_undone() -> None:
     settings = TrainConfig(epochs=8, swa_start=0.75)  # from step 25 of 32 on
     assert [settings.decay(step, 4) for step in (24, 25, 26, 27, 28)] == pytest.approx([0, 0, 1 / 2, 2 / 3, 3 / 4])
@@ -273,6 +322,17 @@ def test_an_objective_learns_the_step_its_images_and_all_of_them_before() -> Non
     assert objective.prepared == [120]
     assert [each.done for each in objective.steps] == pytest.approx([step / 8 for step in range(8)])
     assert sorted(torch.cat([each.index for each in objective.steps[:4]]).tolist()) == list(range(120))
+
+
+def test_an_estimate_looks_at_an_objective_that_changes_at_several_times() -> None:
+    """Linear bounds, among others, are computed during the first part of a training only."""
+    objective = Knows()
+    assert training_seconds(tiny_model(), objective, SETTINGS, TRAIN, VALIDATION) > 0
+    assert objective.prepared == [120]
+    done = [each.done for each in objective.steps]
+    assert min(done) < 0.2
+    assert max(done) > 0.8
+    assert done == pytest.approx([1 - each for each in reversed(done)])
 
 
 def test_unlabelled_images_are_accepted_where_the_objective_learns_without_and_not_counted() -> None:

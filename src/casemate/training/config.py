@@ -63,7 +63,7 @@ class TrainConfig:
     """Train to the last epoch, and return the weights of the best one; not with `patience`, which does that too."""
     guard: bool = False
     """Against catastrophic overfitting (Wong, Rice and Kolter 2020): an epoch after which PGD fools far more validation
-    images than before is undone, and training goes on at half the learning rate."""
+    images than before is undone, and training goes on at half the learning rate. `patience` does not count it."""
     ema: Annotated[float, between(0, 1, without_low=True, without_high=True)] | None = None
     """Decay per step (such as 0.999) of a moving average of the weights, to be validated and returned; None: no
     average."""

@@ -27,6 +27,10 @@ _SECONDS = 0.5
 _BATCH = 128
 _FEW = 64
 """Images, at most, that a step of a training is timed on."""
+_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Shares of a training that is done, at which steps of an objective that changes are timed."""
+_PREPARED = 4000
+"""Images, at most, that the preparation of an objective is timed on; its time grows with the square of their number."""
 _CLASSES = tuple("0123456789")
 
 
@@ -65,18 +69,21 @@ def _step_seconds(model: Classifier, objective: Objective, images: LabelledImage
     """Seconds per image of a training step of a model, without the optimiser's; its gradients are gone at the end.
 
     The model is then in training mode, and its running statistics have changed. An objective that changes during the
-    training is measured as it is at the end.
+    training is measured at several times of it.
     """
+    objectives = [objective]
     if isinstance(objective, SteppedObjective):
-        objective = objective.at_step(TrainingStep(done=1.0, index=torch.arange(len(images))))
+        index = torch.arange(len(images))
+        objectives = [objective.at_step(TrainingStep(done=done, index=index)) for done in _TIMES]
 
-    def step() -> None:
+    def steps() -> None:
         model.train()
         pixels, labels = images.tensors(model.device)
-        differentiate_loss(objective(model, pixels, labels)[0])
-        model.zero_grad(set_to_none=True)
+        for each in objectives:
+            differentiate_loss(each(model, pixels, labels)[0])
+            model.zero_grad(set_to_none=True)
 
-    return _second_call(step, model.device) / len(images)
+    return _second_call(steps, model.device) / (len(images) * len(objectives))
 
 
 def _validation_seconds(model: Classifier, objective: Objective, images: LabelledImages) -> float:
@@ -104,9 +111,11 @@ def training_seconds(
     withstands more of it. Raises `SettingError` for a monitor or guard of robust accuracy with an objective that has no
     ball, and `ModelError` for a loss without a gradient.
     """
-    few = train[: min(_FEW, settings.batch_size)]
+    few, before = train[: min(_FEW, settings.batch_size)], 0.0
     if isinstance(objective, PreparedObjective):
-        objective = objective.prepared_for(few)
+        some, start = train[:_PREPARED], time.perf_counter()
+        objective = objective.prepared_for(some)
+        before = (time.perf_counter() - start) * (len(train) / len(some)) ** 2
     step, check = _step_seconds(model, objective, few), _validation_seconds(model, objective, few)
     if settings.measures_robustness:
         balls = balls_of(objective, "the monitor robust-accuracy, or a guard,")
@@ -116,7 +125,8 @@ def training_seconds(
         run = partial(withstand, model, images, labels, balls, seed=settings.seed)
         under_pgd = _second_call(run, model.device) / len(few)
         check += (2 if settings.guard and settings.averages else 1) * under_pgd
-    return settings.epochs * (step * len(train) * (1 + copies) + check * len(validation))
+        before += under_pgd * len(validation) if settings.guard else 0.0
+    return before + settings.epochs * (step * len(train) * (1 + copies) + check * len(validation))
 
 
 def _second_call(run: Callable[[], object], device: torch.device) -> float:

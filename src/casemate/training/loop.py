@@ -37,6 +37,7 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
+from casemate.training.guard import has_collapsed
 from casemate.training.objective import (
     CrossEntropy,
     Objective,
@@ -54,9 +55,6 @@ from casemate.training.validation import robust_accuracy, validate
 
 _COMPARED = 32
 """Number of training images on which an optimised network's logits are compared with the original's."""
-_COLLAPSED = 2 / 3
-"""Share of the best robust accuracy so far, below which an epoch counts as catastrophic overfitting. There robust
-accuracy falls to nearly zero within one epoch; otherwise it varies by a few points."""
 _CHECK_EVERY = 20
 """Number of steps after which the loss is read again, to report progress, and to stop if it is not finite."""
 
@@ -126,8 +124,8 @@ def fit(
         observer: receives progress every few batches.
 
     Raises:
-        TrainingError: the loss is not finite (the checkpoint keeps the last good epoch), or the checkpoint is damaged
-            or belongs to another training. Several processes: they have other images or settings, or one has ended.
+        TrainingError: the loss is not finite (the checkpoint keeps the last good epoch), the guard undid every epoch,
+            or the checkpoint is damaged or belongs to another training. Several processes: they have other images or settings, or one has ended.
         ShapeError: too few images, or images or labels that do not fit the model.
         SettingError: a monitor or guard of robust accuracy with an objective that has no ball.
         ModelError: a model that fails, does not return one logit per class, or has no gradient.
@@ -197,6 +195,8 @@ def _fit(
     ):
         track_training(observer, settings, objective, augment, state.history)
         advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
+        if settings.guard and state.epoch == 0:  # so that the guard judges the first epoch of a warm start too
+            state.robust_before = robust_accuracy(model.eval(), validation, balls, device, group, seed=settings.seed)
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
             start, processor = time.perf_counter(), time.process_time()
             before = (snapshot(model), _copied(average)) if settings.guard else None
@@ -222,7 +222,10 @@ def _fit(
                 row["guard_accuracy"] = row["val_robust_accuracy"]
                 if average is not None:  # it lags behind the weights, and would hide their collapse for an epoch
                     row["guard_accuracy"] = robust_accuracy(model, validation, balls, device, group, seed=settings.seed)
-                row["rolled_back"] = _has_collapsed(row, state.history)
+                kept = [each["guard_accuracy"] for each in state.history if not each["rolled_back"]]
+                best = max([state.robust_before, *kept])
+                seen = {"images": len(validation), "classes": len(model.classes)}
+                row["rolled_back"] = has_collapsed(row["guard_accuracy"], best, **seen)
                 if row["rolled_back"]:
                     current = _roll_back(model, optimizer, average, state, *before)
             _record_epoch(state, row, current, settings)
@@ -233,7 +236,10 @@ def _fit(
 
     best = state.best
     if best is None:
-        raise mark_shared(TrainingError("no epoch had a finite validation loss; lower the learning rate"))
+        why = "no epoch had a finite validation loss"
+        if len(undone_epochs(state.history)) == len(state.history):
+            why = f"the guard undid every epoch: robust accuracy fell each time from {state.robust_before:.1%}"
+        raise mark_shared(TrainingError(f"{why}; lower the learning rate ({settings.learning_rate:g})"))
     keeps_best = settings.keep_best or (settings.patience is not None and not settings.continue_after_stop)
     model.load_state_dict(best if keeps_best else _current_weights(model, state.average))
     return TrainResult(
@@ -435,12 +441,6 @@ def _current_weights(model: Classifier, average: Weights | None) -> Weights:
     return _copied(average) or snapshot(model)
 
 
-def _has_collapsed(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> bool:
-    """Whether robust accuracy after an epoch is far below the best one of the epochs before that were not undone."""
-    before = [each["guard_accuracy"] for each in history if not each["rolled_back"]]
-    return row["guard_accuracy"] < _COLLAPSED * max(before, default=0.0)
-
-
 def _last_kept(history: Sequence[dict[str, Any]]) -> int:
     """The last epoch that was not undone."""
     return next((row["epoch"] for row in reversed(history) if not row.get("rolled_back", False)), len(history))
@@ -485,8 +485,10 @@ def _record_epoch(state: TrainingState, row: dict[str, Any], current: Weights, s
     value = row["val_loss"] if settings.monitor == "loss" else 1 - row["val_robust_accuracy"]
     if value < state.best_value and not row.get("rolled_back", False):
         state.best_epoch, state.best_value, state.best = state.epoch, value, current
-    elif settings.patience is not None and state.epoch - state.best_epoch >= settings.patience:
-        state.stopped_at = state.epoch
+    elif settings.patience is not None:
+        undone = [epoch for epoch in undone_epochs(state.history) if epoch > state.best_epoch]
+        if state.epoch - state.best_epoch - len(undone) >= settings.patience:
+            state.stopped_at = state.epoch
 
 
 def _fingerprint(

@@ -61,6 +61,8 @@ class TrainingState:
     """Weights after `best_epoch`; None before the first epoch."""
     stopped_at: int | None = None
     """Epoch after which early stopping ended, or would have ended, the training; None if it has not."""
+    robust_before: float = 0.0
+    """With a guard: robust accuracy on the validation images before the first epoch."""
     average: Weights | None = None
     """Average of the weights; None without `TrainConfig.ema` or `swa_start`."""
     kept: dict[int, Weights] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class TrainingState:
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "stopped_at": self.stopped_at,
+            "robust_before": self.robust_before,
         }
         # clones, since the format forbids tensors that share memory, as the best and a kept epoch may
         own = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
@@ -129,7 +132,8 @@ def _restored(
         entries["best_epoch"],
         *([] if entries["stopped_at"] is None else [entries["stopped_at"]]),
     ]
-    if not all(type(each) is int and each >= 0 for each in whole) or not isinstance(entries["best_value"], int | float):
+    numbers = [entries["best_value"], entries["robust_before"]]
+    if not all(type(each) is int and each >= 0 for each in whole) or not all(type(n) in (int, float) for n in numbers):
         raise ValueError("its epochs and losses are not numbers")
     if not isinstance(entries["history"], list) or len(entries["history"]) != entries["epoch"]:
         raise ValueError("its history is not a row per epoch")
@@ -140,6 +144,7 @@ def _restored(
         best_epoch=entries["best_epoch"],
         best_value=entries["best_value"],
         stopped_at=entries["stopped_at"],
+        robust_before=entries["robust_before"],
     )
     parts: dict[str, Weights] = {}
     slots: dict[int, Weights] = {}
