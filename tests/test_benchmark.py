@@ -98,6 +98,27 @@ def test_the_rows_say_what_an_evaluation_of_the_stored_weights_says(quick: Any, 
     assert rows["bounds"].widest(0.05, "robust") == rows["bounds"].robust(0.05)[0]
 
 
+def test_a_student_of_a_teacher_that_was_trained_again_is_refused(images: Dataset, tmp_path: Path) -> None:
+    folder = BenchmarkFolder(tmp_path, {"dataset": images.name})
+    teacher, student = MODELS["plain"], MODELS["student"]
+    model = teacher.make_model(images.image_shape, images.classes)
+    folder.keep_training("plain", teacher, model, {"fingerprint": "one"})
+    folder.keep_training("student", student, model, {"fingerprint": "two"})
+    assert folder.training("student", student) == {"fingerprint": "two"}
+
+    (tmp_path / "plain" / "training.json").unlink()
+    assert folder.training("student", student) is None  # nothing is known of it before its teacher is there again
+    folder.keep_training("plain", teacher, model, {"fingerprint": "another"})
+    with pytest.raises(SettingError, match=r"differs in teacher\. Give another folder, or delete .*student to make"):
+        folder.training("student", student)
+
+
+def test_settings_that_a_recipe_comes_with_are_recorded() -> None:
+    assert ENTRIES["n-fgsm"].config().guard
+    assert ENTRIES["n-fgsm"].as_json()["training"]["guard"] is True
+    assert "guard" not in ENTRIES["fast"].as_json()["training"]
+
+
 @pytest.mark.integration
 def test_a_second_run_computes_nothing(quick: Any, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> None:

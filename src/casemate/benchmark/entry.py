@@ -42,7 +42,7 @@ class Entry:
 
     def config(self) -> TrainConfig:
         """The settings of the training. Raises `SettingError` for one outside its range."""
-        return TrainConfig(**{**recipe_type(self.recipe).training, **self.training, "seed": self.seed})
+        return TrainConfig(**{**self._training(), "seed": self.seed})
 
     def objective_spec(self) -> dict[str, Any]:
         """Name and settings of the objective, as models are stored with them."""
@@ -67,10 +67,14 @@ class Entry:
         return {
             "network": self.network,
             "objective": self.objective_spec(),
-            "training": dict(self.training),
+            "training": self._training(),
             "augment": list(self.augment),
             "extra": list(self.extra),
             "teacher": self.teacher,
             "certificate": self.certificate,
             "seed": self.seed,
         }
+
+    def _training(self) -> dict[str, Any]:
+        """The settings of the training by name, those that the recipe comes with included."""
+        return {**recipe_type(self.recipe).training, **self.training}

@@ -40,8 +40,13 @@ class BenchmarkFolder:
         return make_folder(self._path / name) / "training.checkpoint"
 
     def training(self, name: str, entry: Entry) -> dict[str, Any] | None:
-        """How a model was trained; None if it is not. Raises `SettingError`, `StoreError`."""
-        return self._read(self._path / name / _TRAINING, {"entry": entry.as_json(), "data": self._data})
+        """How a model was trained; None if it is not, or its teacher is not there. Raises `SettingError`, `StoreError`.
+
+        A student whose teacher has been trained again is an error.
+        """
+        if entry.teacher is not None and self._fingerprint(entry.teacher) is None:
+            return None
+        return self._read(self._path / name / _TRAINING, self._origin(entry))
 
     def model(self, name: str) -> Classifier:
         """A trained model, as it is stored. Raises `ModelError`."""
@@ -54,7 +59,7 @@ class BenchmarkFolder:
             architecture=entry.network, dataset=str(self._data["dataset"]), recipe=entry.as_json(), seed=entry.seed
         )
         save(model, path, description, half=True)
-        write_json(path.with_name(_TRAINING), {"made_from": {"entry": entry.as_json(), "data": self._data}, **training})
+        write_json(path.with_name(_TRAINING), {"made_from": self._origin(entry), **training})
         self.checkpoint(name).unlink(missing_ok=True)
         return self.model(name)
 
@@ -66,6 +71,16 @@ class BenchmarkFolder:
         """Write a measurement."""
         path = make_folder(self._path / name) / f"{measure.name}.json"
         write_json(path, {"made_from": self._about(measure, fingerprint), **result})
+
+    def _origin(self, entry: Entry) -> dict[str, Any]:
+        """What a model is trained from: its definition, the images, and the weights of its teacher."""
+        teacher = {} if entry.teacher is None else {"teacher": self._fingerprint(entry.teacher)}
+        return {"entry": entry.as_json(), "data": self._data, **teacher}
+
+    def _fingerprint(self, name: str) -> str | None:
+        """That of the weights of a model; None if it is not trained. Raises `StoreError`."""
+        path = self._path / name / _TRAINING
+        return read_json(path, StoreError).get("fingerprint") if path.exists() else None
 
     def _about(self, measure: AbstractMeasure, fingerprint: str) -> dict[str, Any]:
         return {"measure": measure.as_json(), "weights": fingerprint, "data": self._data}

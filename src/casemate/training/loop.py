@@ -125,7 +125,8 @@ def fit(
 
     Raises:
         TrainingError: the loss is not finite (the checkpoint keeps the last good epoch), the guard undid every epoch,
-            or the checkpoint is damaged or belongs to another training. Several processes: they have other images or settings, or one has ended.
+            or the checkpoint is damaged or belongs to another training. Several processes: they have other images or
+            settings, or one has ended.
         ShapeError: too few images, or images or labels that do not fit the model.
         SettingError: a monitor or guard of robust accuracy with an objective that has no ball.
         ModelError: a model that fails, does not return one logit per class, or has no gradient.
