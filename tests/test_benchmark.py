@@ -89,6 +89,11 @@ def test_the_rows_say_what_an_evaluation_of_the_stored_weights_says(quick: Any, 
         assert [row.robust(0.05), row.robust(0.1)] == [[each] for each in found.robust]
         assert row.verdicts() == [each.word for each in found.verdicts]
     assert [len(each.robust(0.1, whole=True)) for each in rows.values()] == [0, 0, 2]
+    for measure in quick.measures("bounds"):
+        held = json.loads((finished / "bounds" / f"{measure.name}.json").read_text())
+        first = held["first_to_fool"]
+        assert sum(first.values()) == sum(digit not in f"0{1 + len(measure.eps)}" for digit in held["correct"])
+        assert all(each <= first["square"] for each in held["only_without_gradients"])
     certified, robust = (rows["bounds"].widest(0.1, what) for what in ("certified", "robust"))
     assert certified is not None
     assert robust is not None

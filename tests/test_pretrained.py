@@ -62,10 +62,11 @@ def test_its_numbers_can_be_trusted(name: str) -> None:
     for each in load(file_of(name))[1].metrics["measures"]:
         if "findings" in each:
             assert each["findings"] == []
-            assert max(each["only_without_gradients"]) <= 0.002 * len(each["correct"])
         else:
             assert not each["void"]
             assert sum(each["sampled"]) == 200  # of far more certified ones
+        if "findings" in each or "only_without_gradients" in each:
+            assert max(each["only_without_gradients"]) <= 0.002 * len(each["correct"])
 
 
 @pytest.mark.parametrize("name", NAMES)

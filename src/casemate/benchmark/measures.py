@@ -1,6 +1,7 @@
 """What is measured of a trained model: accuracy under attacks, and what a certificate proves beside it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -10,7 +11,7 @@ import torch
 
 from casemate.certification import Method
 from casemate.data import LabelledImages
-from casemate.evaluation import Budget, Cascade, evaluate, evaluate_certified, run_cascade, share
+from casemate.evaluation import Budget, evaluate, evaluate_certified, run_cascade, share
 from casemate.evaluation.budgets import attacks_for
 from casemate.evaluation.certificates import certificate_seconds
 from casemate.evaluation.cost import seconds_at_most
@@ -58,6 +59,40 @@ class AbstractMeasure(ABC):
         """The settings."""
         return {"measure": self.name, **asdict(self)}
 
+    @final
+    def only_without_gradients(
+        self,
+        model: Classifier,
+        test: LabelledImages,
+        attacks: Sequence[str],
+        first_success: np.ndarray,
+        robust: np.ndarray,
+    ) -> list[int]:
+        """For each eps, the number of images that no gradient attack of the budget `thorough` fools, but Square did.
+
+        `standard` runs each gradient attack once; a few images need more starts or steps, and what Square finds of them
+        first would be taken for what gradients cannot find.
+
+        Args:
+            model, test: as for `compute`.
+            attacks: names of those that were run, in order.
+            first_success: per image the place of the first one that fooled it, int `(n,)`.
+            robust: whether each image withstood them, booleans `(n, values)`.
+        """
+        black_box = list(attacks).index(_BLACK_BOX)
+        withstood = robust.sum(1)
+        counts = [0] * len(self.eps)
+        for column, eps in enumerate(self.eps):
+            first = np.flatnonzero((first_success == black_box) & (withstood == column))
+            if len(first):
+                gradient = attacks_for("thorough", "linf", eps, randomised=False)
+                del gradient[_BLACK_BOX]
+                images = self.chosen(test)[torch.from_numpy(first)]
+                correct = np.ones(len(first), dtype=bool)
+                again = run_cascade(model, gradient, images, [eps], correct=correct, seed=self.seed)
+                counts[column] = int(again.robust.sum())
+        return counts
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -88,29 +123,11 @@ class Attacked(AbstractMeasure):
                 for each in found.findings
             ],
             "first_to_fool": found.successes_by_attack,
-            "only_without_gradients": self._only_without_gradients(model, test, found.cascade),
+            "only_without_gradients": self.only_without_gradients(
+                model, test, list(found.cascade.attacks), found.cascade.first_success, found.cascade.robust
+            ),
             "seconds": found.seconds,
         }
-
-    def _only_without_gradients(self, model: Classifier, test: LabelledImages, found: Cascade) -> list[int]:
-        """For each eps, the number of images that no gradient attack of the budget `thorough` fools, but Square did.
-
-        `standard` runs each gradient attack once; a few images need more starts or steps, and what Square finds of them
-        first would be taken for what gradients cannot find.
-        """
-        black_box = list(found.attacks).index(_BLACK_BOX)
-        withstood = found.robust.sum(1)
-        counts = [0] * len(self.eps)
-        for column, eps in enumerate(self.eps):
-            first = np.flatnonzero((found.first_success == black_box) & (withstood == column))
-            if len(first):
-                attacks = attacks_for("thorough", "linf", eps, randomised=False)
-                del attacks[_BLACK_BOX]
-                images = self.chosen(test)[torch.from_numpy(first)]
-                correct = np.ones(len(first), dtype=bool)
-                again = run_cascade(model, attacks, images, [eps], correct=correct, seed=self.seed)
-                counts[column] = int(again.robust.sum())
-        return counts
 
 
 @final
@@ -127,7 +144,7 @@ class Certified(AbstractMeasure):
         return attacks + certificate_seconds(model, chosen, self.eps, norm="linf", method=self.method)
 
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
-        """Clean, certified and robust accuracy, and whether attacks fooled certified images."""
+        """Clean, certified and robust accuracy, whether attacks fooled certified images, and what fooled the others."""
         found = evaluate_certified(
             model,
             self.chosen(test),
@@ -144,6 +161,10 @@ class Certified(AbstractMeasure):
             "method": found.method,
             "sampled": found.sampled,
             "void": found.is_void,
+            "first_to_fool": found.successes_by_attack,
+            "only_without_gradients": self.only_without_gradients(
+                model, test, list(found.attacks), found.first_success, found.robust
+            ),
             "seconds": found.seconds,
         }
 
