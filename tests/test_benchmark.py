@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from casemate import data
-from casemate.benchmark import ENTRIES, Entry, benchmark_rows, benchmark_seconds, plan_benchmark, run_benchmark
+from casemate.benchmark import (
+    ENTRIES,
+    Entry,
+    benchmark_rows,
+    benchmark_seconds,
+    plan_benchmark,
+    recipe_in_words,
+    run_benchmark,
+)
 from casemate.benchmark import run as benchmark_run
 from casemate.benchmark.folder import BenchmarkFolder
 from casemate.benchmark.measures import Attacked
@@ -116,6 +124,13 @@ def test_a_student_of_a_teacher_that_was_trained_again_is_refused(images: Datase
     folder.keep_training("plain", teacher, model, {"fingerprint": "another"})
     with pytest.raises(SettingError, match=r"differs in teacher\. Give another folder, or delete .*student to make"):
         folder.training("student", student)
+
+
+def test_a_recipe_is_described_with_its_augmentations_and_teacher() -> None:
+    found = {name: recipe_in_words(entry.as_json()) for name, entry in ENTRIES.items()}
+    assert found["augmentation"] == "cross-entropy, affine and flip in every batch, gaussian-blur as more images"
+    assert found["distilled"] == "distillation, teacher at-temperature"
+    assert found["undefended"] == "cross-entropy"
 
 
 def test_settings_that_a_recipe_comes_with_are_recorded() -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from casemate.benchmark import recipe_in_words
 from casemate.errors import CasemateError, StoreError
 from casemate.evaluation import Estimate
 from casemate.evaluation.fingerprints import fingerprint
@@ -118,7 +119,7 @@ def card(name: str) -> list[str]:
         f"- **Network**: `{description.architecture}`, float16, {path.stat().st_size / 1e6:.1f} MB",
         f"- **Data**: {description.dataset}, {found['train_images']:,} training images, "
         f"{found['validation_images']:,} set aside for validation",
-        f"- **Recipe**: `{recipe['objective']['name']}`{f' ({settings})' if settings else ''}",
+        f"- **Recipe**: {recipe_in_words(recipe)}{f' ({settings})' if settings else ''}",
         f"- **Training**: {training or 'the defaults'}; seed {recipe['seed']}; epoch {found['epoch']}; "
         f"{duration(found['seconds'])} on {threads}; commit {found['commit']}",
         f"- **Clean accuracy**: {shown(found['test_accuracy'])}",

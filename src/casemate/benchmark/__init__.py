@@ -2,6 +2,7 @@
 
 from casemate.benchmark.entries import ENTRIES as ENTRIES
 from casemate.benchmark.entry import Entry as Entry
+from casemate.benchmark.entry import recipe_in_words as recipe_in_words
 from casemate.benchmark.plan import BenchmarkPlan as BenchmarkPlan
 from casemate.benchmark.plan import plan_benchmark as plan_benchmark
 from casemate.benchmark.run import run_benchmark as run_benchmark

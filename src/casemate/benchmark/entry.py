@@ -78,3 +78,14 @@ class Entry:
     def _training(self) -> dict[str, Any]:
         """The settings of the training by name, those that the recipe comes with included."""
         return {**recipe_type(self.recipe).training, **self.training}
+
+
+def recipe_in_words(recipe: Mapping[str, Any]) -> str:
+    """Name of the recipe of an entry (`Entry.as_json`), with its augmentations and its teacher if it has any."""
+    words = [str(recipe["objective"]["name"])]
+    for each, where in (("augment", "in every batch"), ("extra", "as more images")):
+        if recipe[each]:
+            words.append(f"{' and '.join(str(change['name']) for change in recipe[each])} {where}")
+    if recipe["teacher"] is not None:
+        words.append(f"teacher {recipe['teacher']}")
+    return ", ".join(words)

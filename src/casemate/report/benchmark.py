@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 from casemate._version import __version__
-from casemate.benchmark import ENTRIES, BenchmarkPlan, BenchmarkRow
+from casemate.benchmark import ENTRIES, BenchmarkPlan, BenchmarkRow, recipe_in_words
 from casemate.benchmark.published import EPS, PUBLISHED
 from casemate.data import NAMES
 from casemate.documents import BENCHMARK, document
@@ -34,7 +34,7 @@ def columns_of(plan: BenchmarkPlan) -> list[TableColumn]:
     first = f"first {min(plan.images, len(plan.dataset.test)):,}"
     columns = [
         TableColumn("Model", lambda row: row.name),
-        TableColumn("Recipe", lambda row: row.entry.recipe),
+        TableColumn("Recipe", lambda row: recipe_in_words(row.entry.as_json())),
         TableColumn("Clean", lambda row: _shown([row.clean()])),
         TableColumn(f"Clean, {first}", lambda row: _shown([row.clean_of_first()])),
     ]
@@ -48,7 +48,7 @@ def columns_of(plan: BenchmarkPlan) -> list[TableColumn]:
     return [
         *columns,
         TableColumn("Verdict", lambda row: _verdict(row, plan)),
-        TableColumn("Training", _training),
+        TableColumn("Training (processor; wall-clock)", _training),
         TableColumn("Parameters", lambda row: "" if row.training is None else f"{row.training['parameters']:,}"),
         TableColumn("Commit", lambda row: "" if row.training is None else str(row.training["provenance"]["commit"])),
     ]
@@ -85,7 +85,8 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
         f"share of images that no attack of the budget `{plan.budget}` fools within EPS in Linf, for pixels in "
         "[0, 1], an upper bound of the true share. Certified EPS, where it is given: the share proven robust, a lower "
         f"bound. Verdict: at {format_eps(plan.eps)}, with the findings at any eps that weaken or void a number. "
-        "Training: wall-clock time. In brackets 95 % intervals.",
+        "Training: processor time of all threads, which other work on the machine changes little, and wall-clock time. "
+        "Several seeds are those of the attacks on one training. In brackets 95 % intervals.",
         "",
         *_command(plan),
         f"![{figure.alt}](benchmark.svg)",
@@ -158,8 +159,10 @@ def _verdict(row: BenchmarkRow, plan: BenchmarkPlan) -> str:
 def _training(row: BenchmarkRow) -> str:
     if row.training is None:
         return ""
-    threads = row.training["threads"]
-    return f"{duration(row.training['seconds'])}, {threads} {'thread' if threads == 1 else 'threads'}"
+    threads, wall = row.training["threads"], duration(row.training["seconds"])
+    words = f"{wall} on {threads} {'thread' if threads == 1 else 'threads'}"
+    processor = row.training.get("processor_seconds")  # older files have none
+    return words if processor is None else f"{duration(processor)}; {words}"
 
 
 def _share(value: float | None) -> str:
