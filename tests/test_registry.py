@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +32,11 @@ from casemate.cli.attack.options import attack_command
 from casemate.cli.main import main
 from casemate.cli.shared.dataclass_options import field_help, python_only
 from casemate.defenses import RECIPES, AdversarialRegularization, make_objective, recipe_type
-from casemate.errors import CasemateWarning, SettingError
-from casemate.models import ModelMetadata, create, save
-from casemate.training import CrossEntropy, Objective
+from casemate.errors import CasemateWarning, ModelError, SettingError
+from casemate.models import Classifier, ModelMetadata, create, save
+from casemate.training import CrossEntropy, Objective, PreparedObjective, SteppedObjective, TrainingStep
+from conftest import tiny_images, tiny_model
+from oracles import as_installed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -310,6 +313,40 @@ def test_every_recipe_makes_an_objective_of_its_defaults(name: str) -> None:
     else:
         with pytest.raises(SettingError, match=f"recipe {name} without a {recipe.teacher}; expected a trained model"):
             make_objective({"name": name, "settings": recipe.defaults})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_objective_trains_in_a_loop_of_ones_own(name: str) -> None:
+    """As docs/defenses.md says: a `Classifier` made of the network alone, which is not called before."""
+    recipe, train = RECIPES[name], tiny_images(8, 1)
+    images, labels = train.tensors()
+    settings = {"temperature": 20.0} if name == "distillation" else {}
+    objective = make_objective(
+        {"name": name, "settings": recipe.defaults | settings}, tiny_model() if recipe.teacher else None
+    )
+    if isinstance(objective, PreparedObjective):
+        objective = objective.prepared_for(train)
+    if isinstance(objective, SteppedObjective):
+        objective = objective.at_step(TrainingStep(done=0.3, index=torch.arange(8)))
+    model = Classifier(tiny_model().network).train()
+    loss, logits = objective(model, images, labels)
+    loss.backward()
+    assert logits.shape == (8, 3)
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in model.parameters())
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    "name", ["adversarial-training", "trades", "n-fgsm", "distillation", "crown-ibp", "smooth-adv"]
+)
+def test_an_objective_that_needs_more_than_logits_says_what_is_missing_of_a_network(name: str) -> None:
+    teacher = tiny_model() if RECIPES[name].teacher else None
+    settings = {"temperature": 20.0} if name == "distillation" else {}
+    objective = make_objective({"name": name, "settings": RECIPES[name].defaults | settings}, teacher)
+    network: Any = tiny_model().network
+    pattern = r"a Sequential; expected a casemate\.Classifier around it, made once before"
+    with as_installed(), pytest.raises(ModelError, match=pattern):
+        objective(network, *tiny_images(8, 1).tensors())
 
 
 def test_the_first_recipe_is_ordinary_training() -> None:

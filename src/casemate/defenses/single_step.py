@@ -15,7 +15,7 @@ from torch import Tensor
 from casemate.attacks import Misclassification, frozen
 from casemate.attacks.differentiate import input_gradient
 from casemate.defenses.weight_perturbation import adversarial_cross_entropy
-from casemate.models import Classifier
+from casemate.models import Classifier, expect_classifier
 from casemate.norms import Ball, Eps
 from casemate.rng import Streams
 from casemate.settings import between, expect, not_negative, positive
@@ -107,8 +107,8 @@ class NFGSM:
 
     def adversarial(self, model: Classifier, images: Images, labels: Labels) -> tuple[Images, Logits]:
         """The images that the step finds, and the logits of the noisy ones, both in evaluation mode."""
-        low, high = model.bounds
         start, gradient, logits = _at_random_start(model, images, labels, Ball(eps=self.noise * self.eps, norm="linf"))
+        low, high = model.bounds
         return (start + self.eps * gradient.sign()).clamp(low, high), logits
 
     @property
@@ -122,6 +122,7 @@ def _at_random_start(model: Classifier, images: Images, labels: Labels, ball: Ba
 
     PyTorch's global generator gives the seed. The model is in evaluation mode, as in `AdversarialTraining`.
     """
+    expect_classifier(model)
     streams = Streams(int(torch.randint(1 << 62, ())), torch.arange(len(images), device=images.device))
     start = ball.sample(images.detach(), model.bounds, streams, "start")
     with frozen(model):

@@ -36,6 +36,15 @@ def as_classifier(given: Any) -> Classifier:
     )
 
 
+def expect_classifier(model: nn.Module) -> None:
+    """Raise `ModelError` for a module that is not a classifier, where one made anew for each batch would be slow."""
+    if not isinstance(model, Classifier):
+        raise ModelError(
+            f"the model is {kind_of(model)}; expected a casemate.Classifier around it, made once before the training: "
+            "model = casemate.Classifier(network)"
+        )
+
+
 def _way(given: Any) -> str:
     """How to make a model of what was given, as the end of an error's message; "" if that is not known."""
     if isinstance(given, type) and issubclass(given, nn.Module):
