@@ -69,7 +69,8 @@ class TrainConfig:
     average."""
     swa_start: Annotated[float, between(0, 1, without_high=True)] | None = None
     """Share of all training steps (such as 0.75) from which on the weights after every step are averaged evenly, to be
-    validated and returned (stochastic weight averaging, Izmailov et al. 2018); None: no average. Not with `ema`."""
+    validated and returned (stochastic weight averaging, Izmailov et al. 2018); None: no average. Not with `ema`.
+    Running statistics of batch normalisation are averaged too, where the paper computes them again."""
     precision: Annotated[TrainPrecision, one_of("float32", "bfloat16")] = "float32"
     """Precision of convolutions and matrix products in training steps (Micikevicius et al. 2018); weights, optimiser,
     losses and validation use float32. Some processors multiply bfloat16 several times as fast."""
