@@ -251,6 +251,14 @@ def test_a_claim_about_misclassified_images_is_no_contradiction() -> None:
     assert found.certified_accuracy[0].value == 0
 
 
+def test_a_claim_of_margins_or_one_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(SettingError, match="a claim of type float64; expected booleans: of margins, margin > 0"):
+        evaluate_certified(network(), IMAGES, eps=0.1, claimed=np.full((90, 1), -0.7))
+    claim = np.array([[True, True]] * 3 + [[False, True]] + [[False, False]] * 86)
+    with pytest.raises(SettingError, match="a claim that image 3 is robust at an eps, but not at a smaller one"):
+        evaluate_certified(network(), IMAGES, eps=[0.1, 0.2], claimed=claim)
+
+
 def test_a_claim_of_another_shape() -> None:
     with pytest.raises(ShapeError, match=r"a claim of shape \(3,\); expected \(90, 1\)"):
         evaluate_certified(network(), IMAGES, eps=0.1, claimed=np.ones(3, dtype=bool))

@@ -32,6 +32,7 @@ from casemate.training.config import SCHEDULES
 from casemate.training.loop import _batches
 from casemate.training.state import Weights, checksum, snapshot
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
+from oracles import as_installed
 
 _TRAIN, _VALIDATION = split(tiny_images(150, noise=90, wrong=0.2), 50, 0)
 _KEYS = ["epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "processor_seconds"]
@@ -772,3 +773,62 @@ def test_images_that_the_model_does_not_take_are_refused(bad: LabelledImages, me
 def test_one_image_is_not_a_training() -> None:
     with pytest.raises(ShapeError, match="1 training images; expected at least 2"):
         fit(tiny_model(), _TRAIN[:1], _VALIDATION, TrainConfig(epochs=1))
+
+
+# ------------------------------------------------------------------------------- objectives and images of the caller's
+
+
+def _mean_loss(model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    logits = model(images)
+    return F.cross_entropy(logits, labels), logits
+
+
+def test_a_function_is_an_objective_and_its_loss_that_of_the_validation(tmp_path: Path) -> None:
+    settings = TrainConfig(epochs=2, batch_size=25)
+    plain, own = _fit(settings), _fit(settings, objective=_mean_loss)
+    _assert_same_training(plain, own)
+    with as_installed():
+        _fit(replace(settings, epochs=1), objective=_mean_loss, checkpoint=tmp_path / "kept")
+    again = _fit(replace(settings, epochs=1), objective=_mean_loss, checkpoint=tmp_path / "kept")
+    assert len(again.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("trades", "the objective is a str; expected an object such as casemate.defenses.TRADES"),
+        (AdversarialTraining, r"is the class AdversarialTraining; expected an object of it: AdversarialTraining\(\)"),
+        (nn.CrossEntropyLoss(), "the objective is a CrossEntropyLoss; expected an object such as"),
+        (
+            lambda model, images, labels: F.cross_entropy(model(images), labels),
+            "returned a Tensor; expected two tensors",
+        ),
+            lambda model, images, labels: F.cross_entropy(model(images), labels),
+            "returned a Tensor; expected two tensors",
+        ),
+        (
+            lambda model, images, labels: (F.cross_entropy(model(images), labels, reduction="none"), model(images)),
+            r"returned a loss of shape \(25,\); expected the mean over the batch",
+        ),
+        (
+            lambda model, images, labels: _mean_loss(model, images, labels)[::-1],
+            r"returned a loss of shape \(25, 3\); expected the mean over the batch",
+        ),
+    ],
+)
+def test_what_is_no_objective_is_refused_in_words(objective: Any, message: str) -> None:
+    with as_installed(), pytest.raises(SettingError, match=message):
+        _fit(TrainConfig(epochs=1, batch_size=25), objective=objective)
+
+
+@pytest.mark.parametrize("change", [lambda x: 255 * x, lambda x: (x - 0.5) / 0.25, lambda x: x * math.nan])
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_images_outside_the_bounds_of_the_model_are_refused(change: Callable[[Tensor], Tensor], part: str) -> None:
+    images, labels = _TRAIN.tensors()
+    wrong = (change(images), labels)
+    given = (wrong, _VALIDATION) if part == "training" else (_TRAIN, wrong)
+    with pytest.raises(ShapeError, match=f"{part} images: .*(but the model's bounds are|not finite)"):
+        fit(tiny_model(), *given, TrainConfig(epochs=1))
+    if not images.mul(0).add(change(images)).isnan().any():
+        with pytest.raises(ShapeError, match="but the model's bounds are"):
+            AdversarialTraining(eps=0.1)(tiny_model(), change(images), labels)

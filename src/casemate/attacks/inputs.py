@@ -6,8 +6,7 @@ from torch import Tensor
 from casemate.attacks.prepare import prepare_images
 from casemate.data import Array, as_tensor, dimensions_remedy, to_float
 from casemate.errors import ModelError, ShapeError
-from casemate.models import Classifier
-from casemate.norms import Bounds
+from casemate.models import Classifier, check_range
 
 
 def as_images(given: Array) -> Tensor:
@@ -18,8 +17,6 @@ def as_images(given: Array) -> Tensor:
 
 _CHANNELS = (1, 3, 4)
 """Usual numbers of channels."""
-BEYOND = 9e-7
-"""By how much pixels may exceed the bounds, as rounding leaves them; they count as at the bound."""
 
 
 def _remedy(images: Tensor, shape: tuple[int, ...] | None) -> str:
@@ -60,38 +57,10 @@ def check_pixels(model: Classifier, images: Tensor, start: int | None = None) ->
             f"images of type {images.dtype}; expected bytes (uint8), or floating point within {model.bounds}"
         )
     if len(images):
-        _check_range(images, model.bounds, start)
+        check_range(images, model.bounds, start)
     try:
         model.infer(prepare_images(images[:2], model))
     except ModelError as error:
         if images.shape[1] in _CHANNELS or images.shape[3] not in _CHANNELS:
             raise
         raise ModelError(f"{error}. The images seem to have their channels last: images.permute(0, 3, 1, 2)") from error
-
-
-def _check_range(images: Tensor, bounds: Bounds, start: int | None) -> None:
-    """Raise `ShapeError` unless all pixels are finite and within the bounds, up to the rounding of float32."""
-    low, high = images.amin().item(), images.amax().item()
-    beyond = max(bounds[0] - low, high - bounds[1])
-    if beyond <= BEYOND:  # not so if a pixel is NaN, since then both are
-        return
-    finite = images.isfinite().flatten(1).all(1)
-    if not finite.all():
-        raise ShapeError(
-            f"{int((~finite).sum())} of {len(images)} images have pixels that are not finite numbers, the first of "
-            f"them image {(start or 0) + int(finite.long().argmin())}; leave them out, or look at what made them"
-        )
-    seen = f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {bounds}"
-    if start is not None:
-        outside = ((images < bounds[0] - BEYOND) | (images > bounds[1] + BEYOND)).flatten(1).any(1)
-        seen += f" (image {start + int(outside.long().argmax())} is the first)"
-    if beyond < 0.01 * (bounds[1] - bounds[0]):
-        raise ShapeError(
-            f"{seen}: {beyond:.1g} beyond, as resizing makes them. Clip them: images.clamp({bounds[0]:g}, "
-            f"{bounds[1]:g})"
-        )
-    raise ShapeError(
-        f"{seen}. Scale the images (bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not "
-        "into the images: Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it "
-        "as bounds="
-    )

@@ -8,7 +8,6 @@ transforms, whose errors are larger. The ball includes the tolerance by which th
 (`Ball.reach`).
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.intervals import Estimate, share
 from casemate.logits import is_right
 from casemate.memory import batched
-from casemate.models import Classifier, as_classifier, full_precision, judge_of, user_call
+from casemate.models import Classifier, as_classifier, check_range, full_precision, judge_of, user_call
 from casemate.models.state import frozen
 from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
 from casemate.progress import NULL_OBSERVER, Observer
@@ -39,8 +38,6 @@ Method = Literal["interval", "crown-ibp", "crown"]
 _METHOD = one_of("interval", "crown-ibp", "crown")
 _LARGEST = 1e30
 """The largest number inside a network up to which no sum of the network overflows in float32."""
-_BEYOND = 9e-7
-"""By how much pixels may exceed the bounds, as rounding leaves them; they count as at the bound."""
 
 
 @final
@@ -201,12 +198,7 @@ def _checked(model: Classifier, images: Array, labels: Array) -> tuple[Images, L
         raise ShapeError("no images to certify; expected at least one")
     if truth.shape != pixels.shape[:1]:
         raise ShapeError(f"{len(truth)} labels for {len(pixels)} images; expected one for each")
-    low, high = pixels.amin().item(), pixels.amax().item()
-    if not max(model.bounds[0] - low, high - model.bounds[1]) <= _BEYOND or math.isnan(low + high):
-        raise ShapeError(
-            f"pixels from {low:.4g} to {high:.4g}; expected numbers within the model's bounds {model.bounds}: scale "
-            "the images, and put any normalisation into the Classifier (mean=, std=)"
-        )
+    check_range(pixels, model.bounds)
     if model.dtype not in (None, torch.float32, torch.float64):
         raise ModelError(f"a model in {model.dtype}; expected float32 or float64: certify model.float()")
     double = pixels.dtype == torch.float64 and model.dtype in (None, torch.float64)

@@ -14,7 +14,7 @@ from torch import Tensor
 from casemate.attacks import PGD, Misclassification, frozen
 from casemate.attacks.gradient import Loop, gradient_ascent
 from casemate.defenses.weight_perturbation import adversarial_cross_entropy
-from casemate.models import Classifier, expect_classifier
+from casemate.models import Classifier, check_batch
 from casemate.norms import AnyNorm, Ball, Eps
 from casemate.rng import Streams
 from casemate.settings import at_least, between, expect, not_negative
@@ -79,7 +79,7 @@ class AdversarialTraining:
         PyTorch's global generator gives the seed of the random starts, as it does for dropout. An image whose gradient
         is not finite is not changed.
         """
-        expect_classifier(model)
+        check_batch(model, images)
         streams = Streams(int(torch.randint(1 << 62, ())), torch.arange(len(images), device=images.device))
         with frozen(model):
             with torch.no_grad():

@@ -38,7 +38,7 @@ from casemate.certification.region import Region, region_around
 from casemate.certification.taking_apart import TakenApart, take_apart
 from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.errors import ModelError, SettingError
-from casemate.models import Classifier, as_classifier, expect_classifier
+from casemate.models import Classifier, as_classifier, check_batch
 from casemate.norms import Ball, Eps
 from casemate.settings import at_least, between, expect, not_negative, positive
 from casemate.training import Objective, TrainingStep
@@ -143,7 +143,7 @@ class AbstractCertifiedTraining(ABC):
     @final
     def loss_at(self, model: Classifier, images: Images, labels: Labels, ramp: float) -> tuple[Tensor, Logits]:
         """The loss where the share `ramp` of the growth is done, and the logits of the clean images."""
-        expect_classifier(model)
+        check_batch(model, images)
         eps = self.eps * self.train_eps_factor * ramp
         with torch.autocast(images.device.type, enabled=False):  # bounds in bfloat16 would be wider than the ball
             moved = self.moved(model, images, labels, eps) if eps else images

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import frozen
 from casemate.errors import ShapeError
-from casemate.models import Classifier, as_classifier, expect_classifier, same_classes
+from casemate.models import Classifier, as_classifier, check_batch, same_classes
 from casemate.settings import expect, positive
 from casemate.types import Images, Labels, Logits
 
@@ -87,7 +87,7 @@ class Distillation:
 
 def expect_alike(teacher: Classifier, student: Classifier, images: Images) -> None:
     """Raise `ShapeError` if teacher and student differ in classes or in image shape, which `images` shows if unset."""
-    expect_classifier(student)
+    check_batch(student, images)
     teacher.infer(images)
     student.infer(images)
     if not same_classes(teacher.classes, student.classes) or teacher.input_shape != student.input_shape:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from casemate.attacks import PGD, frozen
 from casemate.attacks.differentiate import gradient_of
-from casemate.models import Classifier, expect_classifier
+from casemate.models import Classifier, check_batch
 from casemate.norms import Ball
 from casemate.rng import Streams
 from casemate.types import Images, Logits, PerExample
@@ -33,7 +33,7 @@ def most_divergent(model: Classifier, clean: Images, target: Logits, pgd: PGD, s
     at the clean image may be exactly zero; PyTorch's global generator gives the seed. An image whose gradient is not
     finite stays as it is.
     """
-    expect_classifier(model)
+    check_batch(model, clean)
     loop = pgd.loop()
     clean = clean.detach()
     streams = Streams(int(torch.randint(1 << 62, ())), torch.arange(len(clean), device=clean.device))

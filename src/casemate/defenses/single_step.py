@@ -15,7 +15,7 @@ from torch import Tensor
 from casemate.attacks import Misclassification, frozen
 from casemate.attacks.differentiate import input_gradient
 from casemate.defenses.weight_perturbation import adversarial_cross_entropy
-from casemate.models import Classifier, expect_classifier
+from casemate.models import Classifier, check_batch
 from casemate.norms import Ball, Eps
 from casemate.rng import Streams
 from casemate.settings import between, expect, not_negative, positive
@@ -122,7 +122,7 @@ def _at_random_start(model: Classifier, images: Images, labels: Labels, ball: Ba
 
     PyTorch's global generator gives the seed. The model is in evaluation mode, as in `AdversarialTraining`.
     """
-    expect_classifier(model)
+    check_batch(model, images)
     streams = Streams(int(torch.randint(1 << 62, ())), torch.arange(len(images), device=images.device))
     start = ball.sample(images.detach(), model.bounds, streams, "start")
     with frozen(model):

@@ -23,7 +23,7 @@ from torch import Tensor
 from casemate.attacks import frozen
 from casemate.attacks.differentiate import gradient_of
 from casemate.losses import stable_cross_entropy
-from casemate.models import Classifier, expect_classifier
+from casemate.models import Classifier, check_batch
 from casemate.norms import Ball, Eps
 from casemate.rng import Streams
 from casemate.settings import at_least, between, expect, not_negative, positive
@@ -115,7 +115,7 @@ class SmoothAdversarialTraining:
 
         An image whose gradient is not finite is not changed.
         """
-        expect_classifier(model)
+        check_batch(model, images)
         clean = images.detach()
         ball = self.ball
         size = 2 * self.eps / self.steps if self.step_size is None else self.step_size

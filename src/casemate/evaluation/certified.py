@@ -462,6 +462,15 @@ def _check_claim(
         raise ShapeError(
             f"a claim of shape {np.shape(claimed)}; expected {(count, len(values))}: images by values of eps"
         )
+    held = np.asarray(claimed)
+    if held.dtype != bool:
+        raise SettingError(f"a claim of type {held.dtype}; expected booleans: of margins, margin > 0")
+    contradicted = np.flatnonzero((held[:, 1:] & ~held[:, :-1]).any(1))
+    if len(contradicted):
+        raise SettingError(
+            f"a claim that image {int(contradicted[0])} is robust at an eps, but not at a smaller one; a proof at an "
+            "eps holds at every smaller one: is the order of the columns that of eps?"
+        )
     if budget is None:
         raise SettingError("a claim without attacks; give a budget, since the attacks test the claim")
 

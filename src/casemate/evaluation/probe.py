@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from casemate.attacks import check_images, frozen
-from casemate.attacks.inputs import BEYOND
 from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import ShapeError
 from casemate.evaluation.findings.randomness import is_randomised
 from casemate.evaluation.shards import shards_of
 from casemate.models import Classifier, judge_of
+from casemate.models.pixel_range import BEYOND
 from casemate.types import Labels
 
 PROBED = 32

@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 from torch import nn
 
 from casemate.defenses import RECIPES, Recipe, RecipeKind, make_objective, recipe_type
-from casemate.errors import SettingError
+from casemate.errors import SettingError, kind_of
 from casemate.norms import Bounds, Norm
 from casemate.training import TrainConfig
 
@@ -123,7 +123,12 @@ def named_recipes(
     if isinstance(given, Mapping):
         named = list(given.items())
     else:
-        each = [given] if isinstance(given, str | Recipe) else list(given)
+        each = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        unlike = [one for one in each if not isinstance(one, str | Recipe)]
+        if unlike:
+            raise SettingError(
+                f"a recipe is {kind_of(unlike[0])}; expected a name, or a casemate.defenses.Recipe(objective=...)"
+            )
         named = [
             (one, hardening_recipe(one, eps, norm, bounds)) if isinstance(one, str) else (_name_of(one), one)
             for one in each

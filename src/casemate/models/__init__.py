@@ -22,11 +22,12 @@ from casemate.models.full_precision import full_precision as full_precision
 from casemate.models.full_precision import judge_of as judge_of
 from casemate.models.given import as_classifier as as_classifier
 from casemate.models.given import as_model as as_model
+from casemate.models.given import check_batch as check_batch
 from casemate.models.given import copied as copied
-from casemate.models.given import expect_classifier as expect_classifier
 from casemate.models.given import model_of as model_of
 from casemate.models.given import same_classes as same_classes
 from casemate.models.output_errors import backward_error as backward_error
+from casemate.models.pixel_range import check_range as check_range
 from casemate.models.pretrained import pretrained_file as pretrained_file
 from casemate.models.pretrained import pretrained_models as pretrained_models
 from casemate.models.pretrained import pretrained_names as pretrained_names

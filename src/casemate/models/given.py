@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from casemate.errors import ModelError, kind_of
+from casemate.errors import ModelError, ShapeError, kind_of
 from casemate.models.accel.freeze import Frozen
 from casemate.models.classifier import Classifier, is_numbered
+from casemate.models.pixel_range import check_range
+from casemate.types import Images
 
 
 def as_classifier(given: Any) -> Classifier:
@@ -36,13 +38,19 @@ def as_classifier(given: Any) -> Classifier:
     )
 
 
-def expect_classifier(model: nn.Module) -> None:
-    """Raise `ModelError` for a module that is not a classifier, where one made anew for each batch would be slow."""
+def check_batch(model: nn.Module, images: Images) -> None:
+    """Raise unless a batch of a training can be attacked: `ModelError` for a module that is not a `Classifier`, and
+    `ShapeError` for images that are not floating-point numbers within its bounds.
+    """
     if not isinstance(model, Classifier):
         raise ModelError(
             f"the model is {kind_of(model)}; expected a casemate.Classifier around it, made once before the training: "
             "model = casemate.Classifier(network)"
         )
+    if not images.is_floating_point():
+        raise ShapeError(f"images of type {images.dtype}; expected floating point within {model.bounds}")
+    if len(images):
+        check_range(images.detach(), model.bounds)
 
 
 def _way(given: Any) -> str:

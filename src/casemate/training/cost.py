@@ -20,6 +20,7 @@ from casemate.training.objective import (
     TrainingStep,
     balls_of,
     differentiate_loss,
+    loss_and_logits,
 )
 from casemate.training.robust import withstand
 
@@ -80,7 +81,7 @@ def _step_seconds(model: Classifier, objective: Objective, images: LabelledImage
         model.train()
         pixels, labels = images.tensors(model.device)
         for each in objectives:
-            differentiate_loss(each(model, pixels, labels)[0])
+            differentiate_loss(loss_and_logits(each, model, pixels, labels)[0])
             model.zero_grad(set_to_none=True)
 
     return _second_call(steps, model.device) / (len(images) * len(objectives))

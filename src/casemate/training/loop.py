@@ -11,7 +11,7 @@ the one shuffled order, so that all settings mean the same for any number of pro
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, final
@@ -26,6 +26,7 @@ from casemate.models import (
     Classifier,
     as_classifier,
     channels_last_if_supported,
+    check_range,
     has_inference_tensors,
     optimized_training,
     restore_on_error,
@@ -39,13 +40,14 @@ from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
 from casemate.training.guard import has_collapsed
 from casemate.training.objective import (
-    CrossEntropy,
     Objective,
     PreparedObjective,
     SteppedObjective,
     TrainingStep,
+    as_objective,
     balls_of,
     differentiate_loss,
+    loss_and_logits,
     takes_unlabelled,
 )
 from casemate.training.processes import TrainingGroup, process_group
@@ -97,7 +99,7 @@ def fit(
     validation: ImageSource,
     settings: TrainConfig,
     *,
-    objective: Objective | None = None,
+    objective: Objective | Callable[..., Any] | None = None,
     augment: Sequence[Augmentation] = (),
     checkpoint: Path | str | None = None,
     device: torch.device | str = "cpu",
@@ -116,8 +118,9 @@ def fit(
             (image, label) pairs, which are read once.
         validation: other images, used only to choose the best epoch.
         settings: see `TrainConfig`.
-        objective: the loss to minimise; cross-entropy if None. For one that can learn without labels (see
-            `takes_unlabelled`), training images may have the label `UNLABELLED`, -1.
+        objective: the loss to minimise; cross-entropy if None. A function of model, images and labels that returns the
+            mean loss and the logits is one too, whose loss is then that of the validation. For one that can learn
+            without labels (see `takes_unlabelled`), training images may have the label `UNLABELLED`, -1.
         augment: applied in order to every training batch.
         checkpoint: a file written after every epoch; if it exists, the training is resumed from it.
         device: where to train; with several processes, "cuda" is the GPU of each one's number on its machine.
@@ -128,13 +131,14 @@ def fit(
             or the checkpoint is damaged or belongs to another training. Several processes: they have other images or
             settings, or one has ended.
         ShapeError: too few images, or images or labels that do not fit the model.
-        SettingError: a monitor or guard of robust accuracy with an objective that has no ball.
+        SettingError: something that is no objective, or returns something else than a single number and the logits; a
+            monitor or guard of robust accuracy with an objective that has no ball.
         ModelError: a model that fails, does not return one logit per class, or has no gradient.
 
     An error restores the model, and is raised in all processes; an interruption (`KeyboardInterrupt`) leaves the model
     partly trained.
     """
-    objective = objective or CrossEntropy()
+    objective = as_objective(objective)
     checkpoint = None if checkpoint is None else Path(checkpoint)
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
     ball = getattr(objective, "ball", None)
@@ -296,6 +300,11 @@ def _check(model: Classifier, images: LabelledImages, part: str, *, least: int, 
     seen = tuple(images.pixels.shape[1:])
     if seen != model.input_shape:
         raise ShapeError(f"{part} images of shape {seen}, but the model expects {model.input_shape}")
+    if images.pixels.is_floating_point():
+        try:
+            check_range(images.pixels, model.bounds, 0)
+        except ShapeError as error:
+            raise ShapeError(f"{part} images: {error}") from error
     known = images.labels[images.labels != UNLABELLED] if unlabelled else images.labels
     outside = known[(known < 0) | (known >= len(model.classes))]
     if len(outside):
@@ -351,7 +360,7 @@ def _one_epoch(
                         now = objective
                         if isinstance(objective, SteppedObjective):
                             now = objective.at_step(TrainingStep(done=done, index=own))
-                        loss, logits = now(model, images, labels[own])
+                        loss, logits = loss_and_logits(now, model, images, labels[own])
                     differentiate_loss(loss)
                     loss_sum += loss.detach() * len(own)
                     right += (logits.detach().argmax(1) == labels[own]).sum()

@@ -4,15 +4,18 @@ An objective may depend on more than the batch: on how much of the training is d
 training images (`PreparedObjective`). The training loop looks for the methods of these two interfaces.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol, final, runtime_checkable
+from typing import Annotated, Any, Protocol, final, runtime_checkable
+from uuid import uuid4
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.data import UNLABELLED, LabelledImages
-from casemate.errors import ModelError, SettingError
+from casemate.errors import ModelError, SettingError, kind_of
+from casemate.functions import function_record, qualified_name
 from casemate.memory import is_out_of_memory
 from casemate.models import Classifier
 from casemate.models.output_errors import backward_error
@@ -115,6 +118,65 @@ def balls_of(objective: Objective, why: str) -> tuple[Ball, ...]:
         f"{why} with the objective {type(objective).__name__}, which has no ball to measure robustness in; expected an "
         "adversarial one, such as AdversarialTraining"
     )
+
+
+@final
+@dataclass(frozen=True)
+class _FunctionObjective:
+    """The objective of a plain function, whose loss is that of the validation too."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """Return what the function returns."""
+        return self.function(model, images, labels)
+
+    @torch.enable_grad()  # for a function that differentiates by the images
+    def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """Return the same of a validation batch, without gradients."""
+        loss, logits = loss_and_logits(self, model, images, labels)
+        return loss.detach(), logits.detach()
+
+    def __repr__(self) -> str:
+        found = function_record(self.function)
+        # a training is resumed only where it is certain that the function is the same
+        return f"{found['function']} {found['sha256'] or uuid4().hex}"
+
+
+def as_objective(given: Objective | Callable[..., Any] | None) -> Objective:
+    """The objective that a caller gave: an `Objective`, or a function of model, images and labels; None: cross-entropy.
+
+    Raises `SettingError` for anything else.
+    """
+    if given is None:
+        return CrossEntropy()
+    if isinstance(given, type):
+        raise SettingError(f"the objective is the class {given.__name__}; expected an object of it: {given.__name__}()")
+    if isinstance(given, Objective):
+        return given
+    if callable(given) and not isinstance(given, nn.Module):
+        return _FunctionObjective(given)
+    raise SettingError(
+        f"the objective is {kind_of(given)}; expected an object such as casemate.defenses.TRADES(eps=0.1), or a "
+        "function of model, images and labels that returns the mean loss and the logits"
+    )
+
+
+def loss_and_logits(objective: Objective, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+    """What an objective returns. Raises `SettingError` unless that is a single number and the logits."""
+    found: Any = objective(model, images, labels)
+    name = objective.function if isinstance(objective, _FunctionObjective) else objective
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(each, Tensor) for each in found)):
+        raise SettingError(
+            f"the objective {qualified_name(name)} returned {kind_of(found)}; expected two tensors: the mean loss and "
+            "the logits"
+        )
+    if found[0].ndim:
+        raise SettingError(
+            f"the objective {qualified_name(name)} returned a loss of shape {tuple(found[0].shape)}; expected the mean "
+            "over the batch, a single number, and the logits after it"
+        )
+    return found
 
 
 def differentiate_loss(loss: Tensor) -> None:

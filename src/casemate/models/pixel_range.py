@@ -1,0 +1,39 @@
+"""Whether the pixels of images lie where a model's pixels do."""
+
+from casemate.errors import ShapeError
+from casemate.norms import Bounds
+from casemate.types import Images
+
+BEYOND = 9e-7
+"""By how much pixels may exceed the bounds, as rounding leaves them; they count as at the bound."""
+
+
+def check_range(images: Images, bounds: Bounds, start: int | None = None) -> None:
+    """Raise `ShapeError` unless all pixels are finite and within the bounds, up to the rounding of float32.
+
+    With `start`, the position of the first image in the data, the error names the image.
+    """
+    low, high = images.amin().item(), images.amax().item()
+    beyond = max(bounds[0] - low, high - bounds[1])
+    if beyond <= BEYOND:  # not so if a pixel is NaN, since then both are
+        return
+    finite = images.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise ShapeError(
+            f"{int((~finite).sum())} of {len(images)} images have pixels that are not finite numbers, the first of "
+            f"them image {(start or 0) + int(finite.long().argmin())}; leave them out, or look at what made them"
+        )
+    seen = f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {bounds}"
+    if start is not None:
+        outside = ((images < bounds[0] - BEYOND) | (images > bounds[1] + BEYOND)).flatten(1).any(1)
+        seen += f" (image {start + int(outside.long().argmax())} is the first)"
+    if beyond < 0.01 * (bounds[1] - bounds[0]):
+        raise ShapeError(
+            f"{seen}: {beyond:.1g} beyond, as resizing makes them. Clip them: images.clamp({bounds[0]:g}, "
+            f"{bounds[1]:g})"
+        )
+    raise ShapeError(
+        f"{seen}. Scale the images (bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not "
+        "into the images: Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it "
+        "as bounds="
+    )
