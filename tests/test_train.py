@@ -803,9 +803,6 @@ def test_a_function_is_an_objective_and_its_loss_that_of_the_validation(tmp_path
             lambda model, images, labels: F.cross_entropy(model(images), labels),
             "returned a Tensor; expected two tensors",
         ),
-            lambda model, images, labels: F.cross_entropy(model(images), labels),
-            "returned a Tensor; expected two tensors",
-        ),
         (
             lambda model, images, labels: (F.cross_entropy(model(images), labels, reduction="none"), model(images)),
             r"returned a loss of shape \(25,\); expected the mean over the batch",
