@@ -1,6 +1,7 @@
 """The commands on a user's own images: evaluate, verify, attack, train and `data show`, from a folder of pictures."""
 
 import json
+import math
 import shlex
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from casemate.arrays import read_safetensors
+from casemate.cli.harden.run import HardenImages, _test_words
+from casemate.cli.shared.options import Reading
 from casemate.models import ModelMetadata, load, save
-from conftest import TINY_CLASSES, tiny_images
+from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 from test_cli import Run, run
 from test_record import thirds
 from test_sources import png
@@ -130,6 +134,33 @@ def test_training_sets_a_part_aside_where_there_is_none(run: Run) -> None:
     found = json.loads(run(*TRAIN[:1], *TRAIN[3:], "--data", "photos", "--start", "model.safetensors", "--json")[1])
     assert found["dataset"] == "photos"
     assert found["data"] == "photos"
+
+
+def test_a_network_of_ones_own_begins_with_the_same_weights_each_time(run: Run) -> None:
+    """Fresh weights of the user's code depend on --seed, as those of a registered network do."""
+    Path("fresh.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        f"    return nn.Sequential(nn.Flatten(), nn.Linear({math.prod(TINY_SHAPE)}, 3))\n"
+    )
+    command = ("train", "--start", "fresh.py:build", "--classes", *TINY_CLASSES, "--data", "parts", "--epochs", 1)
+    made = []
+    for number, seed in enumerate((0, 0, 1)):
+        assert run(*command, "--seed", seed, "--out", f"fresh{number}.safetensors", "--json")[0] == 0
+        made.append(read_safetensors(Path(f"fresh{number}.safetensors"))[0])
+    same = [all(torch.equal(tensor, other[name]) for name, tensor in made[0].items()) for other in made[1:]]
+    assert same == [True, False]
+
+
+def test_the_command_for_a_hardened_model_names_the_part_to_test_on() -> None:
+    found = [_test_words(HardenImages(data=Path(name)), Reading()) for name in ("parts", "photos")]
+    assert found == [["--data", "parts", "--split", "test"], ["--data", "photos"]]
+    assert _test_words(HardenImages(data=Path("parts"), test=Path("photos")), Reading()) == ["--data", "photos"]
+
+
+def test_more_labels_than_images_are_refused(run: Run) -> None:
+    command = ("train", "--recipe", "virtual-adversarial", "--labelled-images", 5000, "--dataset", "digits")
+    message = _said(run, *command, "--out", "made.safetensors", "--dry-run", code=2)
+    assert "--labelled-images 5,000, but there are" in message
 
 
 def test_torch_is_given_the_images_of_the_folder() -> None:

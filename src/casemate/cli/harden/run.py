@@ -13,7 +13,7 @@ from casemate.cli.harden.request import HardenImages, HardenRequest
 from casemate.cli.shared import console, inputs, outputs
 from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
-from casemate.cli.shared.own_images import open_parts
+from casemate.cli.shared.own_images import open_parts, train_and_test
 from casemate.data import LabelledImages, subset
 from casemate.defenses import Recipe, recipe_type
 from casemate.errors import SettingError
@@ -45,7 +45,7 @@ class HardenPlan:
     data: str
     """Name of the data set, or of the files with the images."""
     test_words: list[str]
-    """The option that names the test images, as on the command line."""
+    """The options that name the test images, as on the command line."""
     options: dict[str, Any]
     """The options of the model and of the images, see `inputs.about_options`."""
     hardening: HardeningPlan
@@ -94,13 +94,19 @@ def prepare(
             images=images.images,
             seed=request.seed,
         )
-    return HardenPlan(request, model, name, _test_words(images), inputs.about_options(request.loading, reading), plan)
+    return HardenPlan(
+        request, model, name, _test_words(images, reading), inputs.about_options(request.loading, reading), plan
+    )
 
 
-def _test_words(images: HardenImages) -> list[str]:
-    """The option by which other commands take the test images."""
-    file = images.test or images.data
-    return ["--data", str(file)] if file is not None else ["--dataset", images.dataset] if images.dataset else []
+def _test_words(images: HardenImages, reading: Reading) -> list[str]:
+    """The options by which other commands take the test images."""
+    if images.test is not None:
+        return ["--data", str(images.test)]
+    if images.data is None:
+        return ["--dataset", images.dataset] if images.dataset else []
+    parts = train_and_test(images.data, reading)
+    return ["--data", str(images.data), *(() if parts is None else ("--split", parts[1]))]
 
 
 def _teacher(source: str | None, recipes: Iterable[str], device: str) -> Classifier | None:

@@ -46,6 +46,13 @@ def own_dataset(file: Path, reading: Reading, base: OpenedModel | None, observer
     return Dataset(name=name, title=name, classes=classes, train=first, test=held_out, origin=str(file))
 
 
+def train_and_test(file: Path, reading: Reading) -> tuple[str, str] | None:
+    """Names of the parts of a user's images to train and to test on; None unless it has both, and none is named."""
+    parts = splits_of(file) if reading.split is None and reading.labels is None else ()
+    train, test = (next((name for name in names if name in parts), None) for names in (_TRAIN, _TEST))
+    return None if train is None or test is None else (train, test)
+
+
 def open_parts(file: Path, reading: Reading, base: OpenedModel | None) -> tuple[StreamedImages, StreamedImages | None]:
     """Open the images in `file`, of which only the labels are read: those to train on, and those to test on.
 
@@ -59,11 +66,10 @@ def open_parts(file: Path, reading: Reading, base: OpenedModel | None) -> tuple[
             return found if found.classes is not None else replace(found, classes=base.model.classes)
         return open_own(file, reading, split=part)
 
-    parts = splits_of(file) if reading.split is None and reading.labels is None else ()
-    train, test = (next((name for name in names if name in parts), None) for names in (_TRAIN, _TEST))
-    if train is None or test is None:
+    parts = train_and_test(file, reading)
+    if parts is None:
         return opened(None), None
-    whole, other = opened(train), opened(test)
+    whole, other = map(opened, parts)
     if whole.classes is not None:
         other = in_order_of(other, whole.classes)
     _check_alike(whole, other)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from casemate import data
 from casemate.cli.shared.augmentations import read_augmentation
@@ -22,7 +23,7 @@ from casemate.evaluation import CleanResult, evaluate_clean
 from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save
 from casemate.progress import Observer, Tracked, track
 from casemate.provenance import surroundings
-from casemate.rng import torch_forked
+from casemate.rng import all_seeded, derive, torch_forked
 from casemate.settings import unknown_name
 from casemate.tables import write_table_as
 from casemate.torchrun import place
@@ -102,8 +103,10 @@ def prepare(
     augment, extra = ([read_augmentation(text) for text in options[name]] for name in ("augment", "extra"))
     if start is None and teacher is None and (words := words_of_options(loading)):
         raise SettingError(f"{words[0]} is about a model of your own; give it with --start MODEL")
+    with all_seeded(torch.device("cpu"), derive(seed, "start")):  # for a network of the user's without weights
+        opened_start = start_model(start, architecture, loading)
     roles = {
-        "start": start_model(start, architecture, loading),
+        "start": opened_start,
         "teacher": teacher_model(teacher, loading if start is None else ModelOptions()),
     }
     bases = {role: each for role, each in roles.items() if each is not None}
@@ -125,6 +128,11 @@ def prepare(
             raise SettingError(
                 f"--labelled-images with the recipe {objective['name']}, which learns from labels only; expected a "
                 "recipe that does not, such as virtual-adversarial"
+            )
+        if options["labelled_images"] > len(train):
+            raise SettingError(
+                f"--labelled-images {options['labelled_images']:,}, but there are {len(train):,} images to train on; "
+                "expected at most that many"
             )
         train = data.keep_labels(train, options["labelled_images"], seed)
     if "start" in bases:
