@@ -13,8 +13,10 @@ from PIL import Image
 from casemate.arrays import read_safetensors
 from casemate.cli.harden.run import HardenImages, _test_words
 from casemate.cli.shared.options import Reading
+from casemate.cli.shared.teachers import report_untrained
 from casemate.models import ModelMetadata, load, save
-from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
+from casemate.training import TrainConfig, fit
+from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
 from test_cli import Run, run
 from test_record import thirds
 from test_sources import png
@@ -161,6 +163,18 @@ def test_more_labels_than_images_are_refused(run: Run) -> None:
     command = ("train", "--recipe", "virtual-adversarial", "--labelled-images", 5000, "--dataset", "digits")
     message = _said(run, *command, "--out", "made.safetensors", "--dry-run", code=2)
     assert "--labelled-images 5,000, but there are" in message
+
+
+def test_a_teacher_that_knows_no_more_than_guessing_is_reported() -> None:
+    listener, images = Listener(), tiny_images(90, noise=10.0)
+    report_untrained(tiny_model(), images, listener)
+    assert "the teacher is right on" in listener.said[0]
+    assert "Has it trained weights, and does it normalise its images?" in listener.said[0]
+
+    trained = fit(tiny_model(), images, images, TrainConfig(epochs=8, batch_size=30, learning_rate=0.02)).model
+    report_untrained(trained, images, listener)
+    report_untrained(trained, tiny_images(90)[:0], listener)  # what fits no model is left to the training
+    assert len(listener.said) == 1
 
 
 def test_torch_is_given_the_images_of_the_folder() -> None:

@@ -14,6 +14,7 @@ from casemate.cli.shared import console, inputs, outputs
 from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
 from casemate.cli.shared.own_images import open_parts, train_and_test
+from casemate.cli.shared.teachers import report_untrained
 from casemate.data import LabelledImages, subset
 from casemate.defenses import Recipe, recipe_type
 from casemate.errors import SettingError
@@ -73,6 +74,8 @@ def prepare(
     eps, bounds = parse_eps(request.eps), model.model.bounds
     given = [read_recipe(text, request.norm) for text in request.recipe]
     teacher = _teacher(request.teacher, [name for name, _ in given], device)
+    if teacher is not None:
+        report_untrained(teacher, train, observer)
     recipes = {name: _recipe(name, settings, eps, request, bounds, teacher) for name, settings in given}
     if len(recipes) < len(request.recipe):
         raise SettingError(f"--recipe {' '.join(request.recipe)}; expected each recipe once")

@@ -14,6 +14,7 @@ from casemate.cli.shared.augmentations import read_augmentation
 from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
 from casemate.cli.shared.own_images import own_dataset
+from casemate.cli.shared.teachers import report_untrained
 from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
@@ -123,6 +124,8 @@ def prepare(
     for each in bases.values():
         report_facts(each.opened, observer)
     train, validation = _parts(images, options["train_images"], options["validation_images"], seed)
+    if "teacher" in bases:
+        report_untrained(bases["teacher"].model, validation, observer)
     if options["labelled_images"] is not None:
         if not takes_unlabelled(recipe.objective):
             raise SettingError(
