@@ -557,3 +557,19 @@ def test_detectors_are_frozen_and_can_be_changed_by_copy() -> None:
         detector.threshold = 1.0  # type: ignore[misc]
     assert isinstance(fit_logistic(trained(), TRAIN, 1 - TRAIN), LogisticDetector)
     assert isinstance(fit_mahalanobis(trained(), TRAIN, TRAIN_LABELS), MahalanobisDetector)
+
+
+@pytest.mark.parametrize(
+    ("evaded", "words"),
+    [
+        (2, "The detector is not broken by this attack: the adaptive attack evades it on 2 of the 30"),
+        (15, "It is not decided whether the detector is broken: the adaptive attack evades it on 15 of the 30"),
+        (16, "The detector is broken: the adaptive attack evades it on 16 of the 30"),
+    ],
+)
+def test_half_of_the_images_is_the_border_and_near_it_nothing_is_decided(evaded: int, words: str) -> None:
+    none = np.zeros(30, dtype=bool)
+    adaptive = DetectorOutcome(wrong=~none, flagged=np.arange(30) >= evaded)
+    clean = DetectorOutcome(wrong=none, flagged=none)
+    found = DetectionResult(eps=0.1, norm="linf", requested_rate=0.05, clean=clean, unaware={}, adaptive=adaptive)
+    assert words in found.summary

@@ -220,6 +220,12 @@ class DetectionResult:
         seen = f"the adaptive attack evades it on {evaded:,} of the {fooled:,} images on which attacks fool the model"
         if self.is_broken:
             return f"The detector is broken: {seen}."
+        found = share(self.evaded_mask[self.fooled_mask])
+        if found.high > 0.5:
+            return (
+                f"It is not decided whether the detector is broken: {seen}, {found}, and half is the border; attack "
+                "with more steps, or more images."
+            )
         return f"The detector is not broken by this attack: {seen}; a stronger attack may still do so."
 
     def _facts(self) -> list[tuple[str, str]]:
