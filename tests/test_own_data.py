@@ -165,6 +165,11 @@ def test_more_labels_than_images_are_refused(run: Run) -> None:
     assert "--labelled-images 5,000, but there are" in message
 
 
+def test_a_dry_run_warns_of_an_eps_in_another_unit_as_the_training_does(run: Run) -> None:
+    command = ("train", "--recipe", "trades", "--eps", 8, "--dataset", "digits", "--out", "made.safetensors")
+    assert "write 8/255" in _said(run, *command, "--dry-run")
+
+
 def test_a_teacher_that_knows_no_more_than_guessing_is_reported() -> None:
     listener, images = Listener(), tiny_images(90, noise=10.0)
     report_untrained(tiny_model(), images, listener)

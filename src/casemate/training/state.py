@@ -111,7 +111,10 @@ def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.
             raise ValueError("its checksum does not match")
         entries = json.loads(metadata["state"])
         if entries["fingerprint"] != fingerprint:
-            raise TrainingError(f"{path} belongs to a training with other settings, model or data; use another path")
+            raise TrainingError(
+                f"{path} belongs to a training with other settings, model or data; delete it to train from the start, "
+                "or write to another path"
+            )
         return _restored(entries, tensors, model, optimizer)
     except (UnsoundError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TrainingError(

@@ -21,7 +21,8 @@ from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe, make_objective, recipe_type
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
-from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save
+from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save, user_call
+from casemate.norms import Ball
 from casemate.progress import Observer, Tracked, track
 from casemate.provenance import surroundings
 from casemate.rng import all_seeded, derive, torch_forked
@@ -251,7 +252,12 @@ def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -
 def estimate(plan: TrainPlan, observer: Observer) -> float:
     """Estimated seconds of the training, from steps on a few images; the model changes, so it is for a plan alone."""
     model, recipe = plan.model.to(plan.device), plan.recipe
-    with observer.work("Measuring how fast this machine is", 0), torch_forked(model.device):
+    ball = getattr(recipe.objective, "ball", None)
+    with (
+        observer.work("Measuring how fast this machine is", 0),
+        torch_forked(model.device),
+        user_call(model, ball if isinstance(ball, Ball) else None, teachers=()),  # warns as the training would
+    ):
         seconds = training_seconds(
             model, recipe.objective, plan.settings, plan.train, plan.validation, copies=len(recipe.extra)
         )
