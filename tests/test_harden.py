@@ -40,6 +40,7 @@ from casemate.models import Classifier, ModelMetadata, load, save
 from casemate.training import CrossEntropy, TrainConfig, fit
 from casemate.training.state import Weights, snapshot
 from conftest import TINY_CLASSES, Listener, tiny_images, tiny_model
+from oracles import as_installed
 from published import problems
 from test_monitor import Breaks
 from test_study import Run, runner
@@ -536,6 +537,7 @@ class _NoWeights(nn.Module):
         ({"eps": "0.00001"}, SettingError, "almost nothing can change"),
         ({"eps": 0}, SettingError, "expected a radius above zero to harden against"),
         ({"train": TRAIN[:40]}, SettingError, "would be set aside as validation images; expected at least 10"),
+        ({"train": (255 * TRAIN.tensors()[0], TRAIN.labels)}, ShapeError, "images: pixels from 0 to .* bounds are"),
         ({"test": None, "train": TRAIN[:30]}, SettingError, "would be set aside as test images"),
         ({"images": 3}, SettingError, "images = 3; expected at least 10 to test on"),
         (
@@ -566,6 +568,12 @@ def test_bad_input_is_one_error(change: dict[str, Any], kind: type[CasemateError
     given: dict[str, Any] = {"model": tiny_model().network, "train": TRAIN, "test": TEST, "eps": EPS} | change
     with pytest.raises(kind, match=says):
         harden(**given)
+
+
+def test_a_function_is_no_recipe() -> None:
+    function: Any = lambda model, images, labels: None  # noqa: E731
+    with as_installed(), pytest.raises(SettingError, match="a recipe is a function; expected a name, or a casemate"):
+        harden(tiny_model().network, TRAIN, test=TEST, eps=EPS, recipe=function)
 
 
 def test_a_network_that_cannot_be_copied_is_refused() -> None:

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from casemate.data import LabelledImages, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
-from casemate.models import Classifier
+from casemate.models import Classifier, check_part
 from casemate.norms import Ball
 from casemate.units import find_eps_issue
 
@@ -24,13 +24,15 @@ def check_subject(model: Classifier, ball: Ball, parts: dict[str, LabelledImages
     Raises:
         ModelError: no weights to train, batch normalisation that is frozen, a network that fails.
         SettingError: a radius that is obviously in another unit than the pixels.
-        ShapeError: images of another shape than the model takes, a label that it has no class for.
+        ShapeError: images of another shape than the model takes or with pixels outside its bounds, a label that it has
+            no class for.
     """
     for part, images in parts.items():
         model.infer(to_float(images.pixels[:2], model.device))
         seen = tuple(images.pixels.shape[1:])
         if seen != tuple(model.input_shape):
             raise ShapeError(f"{part} images of shape {seen}, but the model expects {tuple(model.input_shape)}")
+        check_part(images.pixels, model.bounds, part)
         outside = images.labels[(images.labels < 0) | (images.labels >= len(model.classes))]
         if len(outside):
             raise ShapeError(

@@ -27,6 +27,7 @@ from casemate.models.given import copied as copied
 from casemate.models.given import model_of as model_of
 from casemate.models.given import same_classes as same_classes
 from casemate.models.output_errors import backward_error as backward_error
+from casemate.models.pixel_range import check_part as check_part
 from casemate.models.pixel_range import check_range as check_range
 from casemate.models.pretrained import pretrained_file as pretrained_file
 from casemate.models.pretrained import pretrained_models as pretrained_models

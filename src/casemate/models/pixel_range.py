@@ -1,5 +1,7 @@
 """Whether the pixels of images lie where a model's pixels do."""
 
+from torch import Tensor
+
 from casemate.errors import ShapeError
 from casemate.norms import Bounds
 from casemate.types import Images
@@ -37,3 +39,12 @@ def check_range(images: Images, bounds: Bounds, start: int | None = None) -> Non
         "into the images: Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it "
         "as bounds="
     )
+
+
+def check_part(pixels: Tensor, bounds: Bounds, part: str) -> None:
+    """Raise `ShapeError`, which names the part of the images, unless they are bytes or pass `check_range`."""
+    if pixels.is_floating_point():
+        try:
+            check_range(pixels, bounds, 0)
+        except ShapeError as error:
+            raise ShapeError(f"{part} images: {error}") from error

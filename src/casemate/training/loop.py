@@ -26,7 +26,7 @@ from casemate.models import (
     Classifier,
     as_classifier,
     channels_last_if_supported,
-    check_range,
+    check_part,
     has_inference_tensors,
     optimized_training,
     restore_on_error,
@@ -300,11 +300,7 @@ def _check(model: Classifier, images: LabelledImages, part: str, *, least: int, 
     seen = tuple(images.pixels.shape[1:])
     if seen != model.input_shape:
         raise ShapeError(f"{part} images of shape {seen}, but the model expects {model.input_shape}")
-    if images.pixels.is_floating_point():
-        try:
-            check_range(images.pixels, model.bounds, 0)
-        except ShapeError as error:
-            raise ShapeError(f"{part} images: {error}") from error
+    check_part(images.pixels, model.bounds, part)
     known = images.labels[images.labels != UNLABELLED] if unlabelled else images.labels
     outside = known[(known < 0) | (known >= len(model.classes))]
     if len(outside):
