@@ -37,6 +37,7 @@ from casemate.hardening import run as run_module
 from casemate.hardening.compared import FineTuning
 from casemate.hardening.selection import SelectedByRobustness
 from casemate.models import Classifier, ModelMetadata, load, save
+from casemate.report.folder import check_replaceable
 from casemate.training import CrossEntropy, TrainConfig, fit
 from casemate.training.state import Weights, snapshot
 from conftest import TINY_CLASSES, Listener, tiny_images, tiny_model
@@ -568,6 +569,25 @@ def test_bad_input_is_one_error(change: dict[str, Any], kind: type[CasemateError
     given: dict[str, Any] = {"model": tiny_model().network, "train": TRAIN, "test": TEST, "eps": EPS} | change
     with pytest.raises(kind, match=says):
         harden(**given)
+
+
+def test_the_results_of_another_hardening_are_named_by_what_differs(tmp_path: Path) -> None:
+    old = {"model": "m", "data": "pictures", "eps": [0.1], "seed": 0, "guarded": ["n-fgsm"]}
+    old |= {"recipes": {"n-fgsm": "Recipe(one)"}, "training": {"epochs": 3, "batch_size": 8}}
+    (tmp_path / "harden.json").write_text(json.dumps(old))
+    (tmp_path / "report.html").write_text("")
+
+    def refused(**change: Any) -> str:
+        with pytest.raises(SettingError, match="holds a hardening of m") as caught:
+            check_replaceable(
+                tmp_path, old | change, overwrite=False, observer=Listener(), advice="x", file="harden.json"
+            )
+        return str(caught.value)
+
+    assert "(guarded n-fgsm, now none)" in refused(guarded=[])
+    assert "(recipes n-fgsm, now trades)" in refused(recipes={"trades": "Recipe(one)"})
+    assert "(other settings of n-fgsm)" in refused(recipes={"n-fgsm": "Recipe(two)"})
+    assert "(epochs 3, now 4)" in refused(training={"epochs": 4, "batch_size": 8})
 
 
 def test_a_function_is_no_recipe() -> None:

@@ -72,7 +72,7 @@ def check_replaceable(
     ignored = (*_IGNORED, "dataset") if old.get("fallback_for") is not None else _IGNORED
     wanted = {name: value for name, value in json.loads(json.dumps(about)).items() if name not in ignored}
     other = [
-        _HASHES.get(name, f"{name.replace('_', ' ')} {_setting(old, name)}, now {_setting(about, name)}")
+        _HASHES.get(name) or _difference(old, wanted, about, name)
         for name, value in wanted.items()
         if old.get(name) != value
     ]
@@ -107,8 +107,23 @@ def _title(about: Mapping[str, Any]) -> str:
         texts = about.get("eps_text")
         eps = ", ".join(map(str, texts)) if isinstance(texts, list) else ", ".join(f"{each:g}" for each in eps)
     where = f"{about.get('model')} ({data}, eps {eps}, seed {about.get('seed')})"
-    attack = about.get("attack")
-    return f"an attack on {where}" if isinstance(attack, Mapping) else f"an evaluation of {where}"
+    if isinstance(about.get("recipes"), Mapping):
+        return f"a hardening of {where}"
+    return f"an attack on {where}" if isinstance(about.get("attack"), Mapping) else f"an evaluation of {where}"
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], about: Mapping[str, Any], name: str) -> str:
+    """In what way a setting is another one, in a few words; `about` has values as they were written."""
+    held, wanted = old.get(name), new[name]
+    if isinstance(held, Mapping) and isinstance(wanted, Mapping) and held.keys() == wanted.keys():
+        changed = [each for each in wanted if held[each] != wanted[each]]
+        numbers = all(isinstance(wanted[each], int | float) for each in changed)
+        return (
+            "; ".join(f"{each.replace('_', ' ')} {_short(held[each])}, now {_short(wanted[each])}" for each in changed)
+            if numbers
+            else f"other settings of {', '.join(changed)}"
+        )
+    return f"{name.replace('_', ' ')} {_setting(old, name)}, now {_setting(about, name)}"
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> str:
@@ -119,5 +134,7 @@ def _setting(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else "not given" if value is None else str(value)
+    if isinstance(value, list | tuple | Mapping):
+        value = ", ".join(map(str, value)) or "none"
+    text = "not given" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
