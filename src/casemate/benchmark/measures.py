@@ -1,7 +1,7 @@
 """What is measured of a trained model: accuracy under attacks, and what a certificate proves beside it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -64,7 +64,7 @@ class AbstractMeasure(ABC):
         self,
         model: Classifier,
         test: LabelledImages,
-        attacks: Sequence[str],
+        attacks: Iterable[str],
         first_success: np.ndarray,
         robust: np.ndarray,
     ) -> list[int]:
@@ -124,7 +124,7 @@ class Attacked(AbstractMeasure):
             ],
             "first_to_fool": found.successes_by_attack,
             "only_without_gradients": self.only_without_gradients(
-                model, test, list(found.cascade.attacks), found.cascade.first_success, found.cascade.robust
+                model, test, found.cascade.attacks, found.cascade.first_success, found.cascade.robust
             ),
             "seconds": found.seconds,
         }
@@ -163,7 +163,7 @@ class Certified(AbstractMeasure):
             "void": found.is_void,
             "first_to_fool": found.successes_by_attack,
             "only_without_gradients": self.only_without_gradients(
-                model, test, list(found.attacks), found.first_success, found.robust
+                model, test, found.attacks, found.first_success, found.robust
             ),
             "seconds": found.seconds,
         }

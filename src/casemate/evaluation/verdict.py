@@ -411,6 +411,12 @@ class Verdict:
             ) from error
 
 
+def guessing_accuracy(labels: np.ndarray, classes: int) -> float:
+    """The accuracy that guessing reaches on labels `(n,)`: see `Number.guessing`; of no labels, one in `classes`."""
+    commonest = float(np.unique(labels, return_counts=True)[1].max(initial=0))
+    return max(1 / classes, commonest / max(len(labels), 1))
+
+
 def verdict_on(
     eps: float,
     *,
@@ -446,7 +452,7 @@ def verdict_on(
         withstood=share(withstood[correct]) if correct.any() else None,
         robust=share(withstood),
         clean=share(correct),
-        guessing=max(1 / classes, float(np.unique(labels, return_counts=True)[1].max(initial=0)) / max(len(labels), 1)),
+        guessing=guessing_accuracy(labels, classes),
         eps=eps if isinstance(eps, float) else float(eps),
         norm=norm,
         budget=budget,

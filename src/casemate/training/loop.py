@@ -45,6 +45,7 @@ from casemate.training.objective import (
     SteppedObjective,
     TrainingStep,
     as_objective,
+    ball_of,
     balls_of,
     differentiate_loss,
     loss_and_logits,
@@ -141,7 +142,6 @@ def fit(
     objective = as_objective(objective)
     checkpoint = None if checkpoint is None else Path(checkpoint)
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
-    ball = getattr(objective, "ball", None)
     with process_group(observer) as group:
         observer = observer if group.is_first else NULL_OBSERVER
         with group.together():
@@ -156,7 +156,7 @@ def fit(
             with frozen(model):
                 model.examine(few)
         with (
-            user_call(model, ball if isinstance(ball, Ball) else None, teachers=teachers),
+            user_call(model, ball_of(objective), teachers=teachers),
             restore_on_error(model),
             channels_last_if_supported(model, few),
         ):
@@ -229,8 +229,9 @@ def _fit(
                     row["guard_accuracy"] = robust_accuracy(model, validation, balls, device, group, seed=settings.seed)
                 kept = [each["guard_accuracy"] for each in state.history if not each["rolled_back"]]
                 best = max([state.robust_before, *kept])
-                seen = {"images": len(validation), "classes": len(model.classes)}
-                row["rolled_back"] = has_collapsed(row["guard_accuracy"], best, **seen)
+                row["rolled_back"] = has_collapsed(
+                    row["guard_accuracy"], best, images=len(validation), classes=len(model.classes)
+                )
                 if row["rolled_back"]:
                     current = _roll_back(model, optimizer, average, state, *before)
             _record_epoch(state, row, current, settings)

@@ -103,16 +103,21 @@ class CrossEntropy:
         return F.cross_entropy(logits, labels), logits
 
 
+def ball_of(objective: Objective) -> Ball | None:
+    """The ball in which an objective trains robustness, by its attribute `ball`; None if it has none, or several."""
+    ball = getattr(objective, "ball", None)
+    return ball if isinstance(ball, Ball) else None
+
+
 def balls_of(objective: Objective, why: str) -> tuple[Ball, ...]:
     """The balls in which an objective trains robustness: its attribute `balls`, or the one of `ball`.
 
     Raises `SettingError`, which says `why` they are needed, for an objective without.
     """
-    balls = getattr(objective, "balls", None)
-    ball = getattr(objective, "ball", None)
+    balls, ball = getattr(objective, "balls", None), ball_of(objective)
     if isinstance(balls, tuple) and balls:
         return balls
-    if isinstance(ball, Ball):
+    if ball is not None:
         return (ball,)
     raise SettingError(
         f"{why} with the objective {type(objective).__name__}, which has no ball to measure robustness in; expected an "

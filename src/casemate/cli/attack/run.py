@@ -36,6 +36,7 @@ from casemate.evaluation import Estimate, eps_curve, evaluate_clean, mean, share
 from casemate.evaluation.cost import attack_passes
 from casemate.evaluation.examples import curve_table, example_table
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
+from casemate.evaluation.verdict import guessing_accuracy
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier, OpenedModel
 from casemate.norms import Norm, parse_eps
@@ -379,8 +380,8 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
             _run_each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
     track(observer, Tracked(numbers=_numbers(plan, found)))
-    clean, guessing = found.clean, np.bincount(plan.test.labels.numpy()).max() / len(plan.test)
-    doubt = plan.given.doubt(clean.value, clean.low, max(1 / len(plan.model.classes), float(guessing)))
+    guessing = guessing_accuracy(plan.test.labels.numpy(), len(plan.model.classes))
+    doubt = plan.given.doubt(found.clean.value, found.clean.low, guessing)
     if doubt is not None and plan.target is None:
         observer.message(doubt)
     if (queries := plan.given.queries) is not None:

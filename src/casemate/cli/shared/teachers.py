@@ -1,11 +1,10 @@
 """Whether a teacher knows more than guessing does."""
 
-import torch
-
 from casemate.data import LabelledImages
 from casemate.errors import CasemateError
 from casemate.evaluation import evaluate_clean
 from casemate.evaluation.intervals import percent
+from casemate.evaluation.verdict import guessing_accuracy
 from casemate.models import Classifier
 from casemate.progress import Observer
 
@@ -23,7 +22,7 @@ def report_untrained(teacher: Classifier, images: LabelledImages, observer: Obse
         found = evaluate_clean(teacher, tried).accuracy
     except CasemateError:
         return
-    guessing = torch.bincount(tried.labels).max().item() / len(tried)
+    guessing = guessing_accuracy(tried.labels.numpy(), len(teacher.classes))
     if found.low <= guessing:
         observer.message(
             f"Note: the teacher is right on {found:n} of the images, and the commonest class is that of "

@@ -22,7 +22,6 @@ from casemate.defenses import Recipe, make_objective, recipe_type
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
 from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save, user_call
-from casemate.norms import Ball
 from casemate.progress import Observer, Tracked, track
 from casemate.provenance import surroundings
 from casemate.rng import all_seeded, derive, torch_forked
@@ -30,6 +29,7 @@ from casemate.settings import unknown_name
 from casemate.tables import write_table_as
 from casemate.torchrun import place
 from casemate.training import TrainConfig, TrainResult, takes_unlabelled, training_seconds
+from casemate.training.objective import ball_of
 
 _VALIDATION = 6000
 
@@ -252,11 +252,10 @@ def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -
 def estimate(plan: TrainPlan, observer: Observer) -> float:
     """Estimated seconds of the training, from steps on a few images; the model changes, so it is for a plan alone."""
     model, recipe = plan.model.to(plan.device), plan.recipe
-    ball = getattr(recipe.objective, "ball", None)
     with (
         observer.work("Measuring how fast this machine is", 0),
         torch_forked(model.device),
-        user_call(model, ball if isinstance(ball, Ball) else None, teachers=()),  # warns as the training would
+        user_call(model, ball_of(recipe.objective), teachers=()),  # warns as the training would
     ):
         seconds = training_seconds(
             model, recipe.objective, plan.settings, plan.train, plan.validation, copies=len(recipe.extra)
