@@ -30,6 +30,8 @@ FILES = (
 
 _IGNORED = ("device", "seconds_at_most", "notes", "eps_text", "data_path")
 """Entries of a run's settings that are not compared: two runs that differ only in these count as the same run."""
+_BY_NAME = ("recipes", "training")
+"""Entries that are settings by name, of a hardening: only those that differ are stated."""
 _HASHES = {
     "fingerprint": "other weights",
     "images_sha256": "other images or labels",
@@ -115,15 +117,14 @@ def _title(about: Mapping[str, Any]) -> str:
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], about: Mapping[str, Any], name: str) -> str:
     """In what way a setting is another one, in a few words; `about` has values as they were written."""
     held, wanted = old.get(name), new[name]
-    if isinstance(held, Mapping) and isinstance(wanted, Mapping) and held.keys() == wanted.keys():
-        changed = [each for each in wanted if held[each] != wanted[each]]
-        numbers = all(isinstance(wanted[each], int | float) for each in changed)
-        return (
-            "; ".join(f"{each.replace('_', ' ')} {_short(held[each])}, now {_short(wanted[each])}" for each in changed)
-            if numbers
-            else f"other settings of {', '.join(changed)}"
-        )
-    return f"{name.replace('_', ' ')} {_setting(old, name)}, now {_setting(about, name)}"
+    if name not in _BY_NAME or not isinstance(held, Mapping):
+        return f"{name.replace('_', ' ')} {_setting(old, name)}, now {_setting(about, name)}"
+    if held.keys() != wanted.keys():
+        return f"{name} {_short(list(held))}, now {_short(list(wanted))}"
+    changed = [each for each in wanted if held[each] != wanted[each]]
+    if all(isinstance(wanted[each], int | float) for each in changed):
+        return "; ".join(f"{each.replace('_', ' ')} {held[each]}, now {wanted[each]}" for each in changed)
+    return f"other settings of {', '.join(changed)}"
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> str:
@@ -134,7 +135,7 @@ def _setting(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, list | tuple | Mapping):
+    if isinstance(value, list):
         value = ", ".join(map(str, value)) or "none"
     text = "not given" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
