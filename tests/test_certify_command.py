@@ -413,6 +413,7 @@ def test_a_layer_without_bounds_is_named(run: Run, here: Path) -> None:
     code, out, err = run("certify", "nets.py:Fourier", "--data", "tiny.npz", "--out", "out", "--trust-code")
     assert (code, out) == (2, "")
     assert "no bounds for the call of fft_fft" in err
+    assert "`casemate certify --smoothing`" in " ".join(err.split())
     assert not (here / "out").exists()
 
 

@@ -819,33 +819,79 @@ def test_a_ctrl_c_that_was_made_into_another_error_stops_as_well(run: Run, monke
             run("info")
 
 
-def test_a_ctrl_c_that_was_dropped_comes_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a callback from C raises is dropped by the interpreter."""
-    called: list[int] = []
+def _in_a_callback() -> None:
+    """Ctrl-C in what C code calls, where the interpreter drops every exception."""
 
     def interrupted(first: Any, second: Any) -> int:
-        called.append(1)
-        if len(called) == 1:
-            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
         return 0
 
-    def compare(self: Info) -> None:
-        numbers = (ctypes.c_int * 2)(2, 1)
-        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-        ctypes.CDLL(None).qsort(numbers, 2, ctypes.sizeof(ctypes.c_int), kind(interrupted))
-        called.append(2)  # it was dropped
+    numbers = (ctypes.c_int * 2)(2, 1)
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    ctypes.CDLL(None).qsort(numbers, 2, ctypes.sizeof(ctypes.c_int), kind(interrupted))
+
+
+def _caught() -> None:
+    """Ctrl-C in a library that catches whatever comes."""
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGINT)
+
+
+def _as_another_error() -> None:
+    """Ctrl-C while a class is created, as Python 3.11 reports it, in a library that tries an import."""
+    try:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Error calling __set_name__") from error
+    except Exception:
+        return
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Ctrl-C stops this process, also where it was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("drop", [_in_a_callback, _caught, _as_another_error])
+def test_a_ctrl_c_that_was_dropped_comes_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, drop: Callable[[], None]
+) -> None:
+    reached: list[str] = []
+
+    def interrupted(self: Info) -> None:
+        drop()
+        reached.append("after it")
         for _ in range(1000):
             time.sleep(0.01)
+        reached.append("the end")
 
-    monkeypatch.setattr(Info, "run", compare)
+    monkeypatch.setattr(Info, "run", interrupted)
     monkeypatch.setattr(sigint, "_DELAY", 0.5)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background do not listen
-    try:
-        code, _, err = run("info")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    code, _, err = run("info")
     assert (code, err) == (130, "stopped: with Ctrl-C.\n")
-    assert called[-1] == 2
+    assert reached == ["after it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("listening")
+def test_cleaning_up_after_a_ctrl_c_is_not_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def interrupted(self: Info) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            time.sleep(0.3)
+            done.append("cleaned up")
+
+    monkeypatch.setattr(Info, "run", interrupted)
+    code, _, _ = run("info")
+    assert (code, done) == (130, ["cleaned up"])
 
 
 @pytest.mark.integration

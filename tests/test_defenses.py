@@ -818,6 +818,20 @@ def test_copies_of_many_images_keep_order_and_numbers() -> None:
 _SETTINGS = TrainConfig(epochs=2, batch_size=30, seed=3)
 
 
+def test_a_function_is_the_objective_of_a_recipe_and_a_class_is_not() -> None:
+    def mean_loss(model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(images)
+        return F.cross_entropy(logits, labels), logits
+
+    given: Any = mean_loss
+    with as_installed():
+        done = Recipe(objective=given).fit(tiny_model(), TRAIN, VALIDATION, _SETTINGS)
+    assert untimed(done) == untimed(Recipe().fit(tiny_model(), TRAIN, VALIDATION, _SETTINGS))
+    wrong: Any = Distillation
+    with as_installed(), pytest.raises(SettingError, match="the objective is the class Distillation; expected an obj"):
+        Recipe(objective=wrong)
+
+
 def test_an_empty_recipe_is_ordinary_training() -> None:
     plain = fit(tiny_model(), TRAIN, VALIDATION, _SETTINGS)
     empty = Recipe().fit(tiny_model(), TRAIN, VALIDATION, _SETTINGS)

@@ -494,6 +494,11 @@ def test_no_misclassified_image_has_no_detection_rate() -> None:
             SettingError,
             "false_positive_rate = 1; expected a share at least 0 and below 1",
         ),
+        (
+            lambda: calibrated(Brightness(), trained(), HELD_OUT[:19]),
+            SettingError,
+            "19 clean images for a false positive rate of 0.05; expected at least 20,",
+        ),
         (lambda: calibrated(Brightness(), trained(), HELD_OUT[:0]), ShapeError, "no images; expected at least one"),
         (lambda: calibrated(Brightness(), trained(), HELD_OUT[:, :, :4]), ShapeError, "images of shape"),
         (lambda: calibrated(Constant(math.nan), trained(), HELD_OUT), ShapeError, "100 of 100 scores .* not finite"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,29 @@ def test_kills_leave_nothing_running_and_nothinglocked(tmp_path: Path, kind: str
     found = {each.facts["name"]: each.result["value"] for each in Store(tmp_path / "store").artifacts()}
     assert found == {f"t{n}": n for n in range(8)}
     assert not [file for file in (tmp_path / "store" / "artifacts").iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.integration
+def test_a_ctrl_c_while_a_worker_is_started_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[SpawnProcess] = []
+    start = SpawnProcess.start
+
+    def interrupted(process: SpawnProcess) -> None:
+        signal.raise_signal(signal.SIGINT)
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    setup = _setup(DefaultType(), torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background programs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Processes(workers=2).open(setup, NULL_OBSERVER)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [process.is_alive() for process in started] == [False, False]
 
 
 NETWORK = """

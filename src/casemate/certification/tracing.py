@@ -42,7 +42,11 @@ _traces: WeakKeyDictionary[Classifier, dict[_Key, fx.Graph]] = WeakKeyDictionary
 
 def unsupported(what: str, why: str = "") -> ModelError:
     """The error, to be raised by the caller, for a part of a model that there are no bounds for."""
-    return ModelError(f"no bounds for {what}{why and f': {why}'}. They can be computed for {SUPPORTED}")
+    return ModelError(
+        f"no bounds for {what}{why and f': {why}'}. They can be computed for {SUPPORTED}. Any network at all can be "
+        "certified in l2 by randomised smoothing: `certify_smoothed` in Python, `casemate certify --smoothing` on the "
+        "command line"
+    )
 
 
 def layers_of(model: Classifier) -> Mapping[str, nn.Module]:

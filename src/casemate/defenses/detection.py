@@ -26,7 +26,7 @@ from casemate.attacks.inputs import as_images, check_images, check_pixels
 from casemate.attacks.prepare import prepare_images
 from casemate.data import Array, as_labels
 from casemate.defenses.preprocessing import MedianFilter, ReducedDepth
-from casemate.errors import ModelError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
 from casemate.models import Classifier, as_classifier, user_call
@@ -203,19 +203,24 @@ def calibrated(
         false_positive_rate: largest share of these that is rejected, at least 0 and below 1.
 
     Raises:
-        SettingError: a rate outside its range.
+        SettingError: a rate outside its range, or too few images for it: of fewer than 1 / rate none may be rejected.
         ShapeError: no images, or images that the model does not take, or scores that are not finite numbers.
     """
     between(0, 1, "a share", without_high=True).check(false_positive_rate, "false_positive_rate")
     model = as_classifier(model)
     with torch.no_grad():
         scores = _over_batches(model, images, batch_size, lambda part: detector.scores(model, part))
+    rejected = int(false_positive_rate * len(scores) + 1e-9)  # a share of 0.29 of 100 images is 29 of them, not 28
+    if rejected == 0 < false_positive_rate:
+        raise SettingError(
+            f"{len(scores)} clean images for a false positive rate of {false_positive_rate:g}; expected at least "
+            f"{math.ceil(1 / false_positive_rate)}, so that one of them may be rejected"
+        )
     if not scores.isfinite().all():
         raise ShapeError(
             f"{int((~scores.isfinite()).sum())} of {len(scores)} scores of clean images are not finite numbers; look "
             "for logits and features that are not"
         )
-    rejected = int(false_positive_rate * len(scores) + 1e-9)  # a share of 0.29 of 100 images is 29 of them, not 28
     threshold = scores.sort(descending=True).values[rejected].item()
     spread = scores.double().std(correction=0).item()
     return CalibratedDetector(

@@ -10,6 +10,7 @@ from casemate.data import ImageSource, LabelledImages, as_labelled, to_float
 from casemate.data.augment import Augmentation
 from casemate.rng import derive
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
+from casemate.training.objective import as_objective
 
 _BATCH = 1000
 
@@ -23,11 +24,18 @@ class Recipe:
     """
 
     objective: Objective = field(default_factory=CrossEntropy)
-    """The training loss, and the validation loss that early stopping monitors."""
+    """The training loss, and the validation loss that early stopping monitors.
+
+    A function of model, images and labels that returns the mean loss and the logits becomes one; anything else that is
+    no `Objective` raises `SettingError`.
+    """
     extra: tuple[Augmentation, ...] = ()
     """Augmentations, each of which adds one augmented copy of all training images, drawn once and rounded to 8 bits."""
     augment: tuple[Augmentation, ...] = ()
     """Augmentations that are applied to every batch in this order, with new draws in every epoch."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objective", as_objective(self.objective))
 
     def images(self, train: LabelledImages, seed: int = 0) -> LabelledImages:
         """The training images, followed by the augmented copies of all of them that `extra` adds, with their labels.

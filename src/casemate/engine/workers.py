@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, final
@@ -62,8 +63,9 @@ class Workers:
         start = packed(setup)
         self._workers: list[_Worker] = []
         try:
-            for _ in range(count):
-                self._workers.append(_Worker(start))
+            with _interrupts_postponed():  # until every process that was started is known here, to be ended
+                for _ in range(count):
+                    self._workers.append(_Worker(start))
         except BaseException:
             self._end()
             raise
@@ -131,13 +133,13 @@ class _Worker:
         self._starts += 1
         pipe, child = context.Pipe()
         process = context.Process(target=_run, args=(child, self._start), daemon=True)
-        try:
-            with _interrupts_ignored():  # until the new process, which inherits that, can ignore them itself
+        with _interrupts_postponed():  # also in the new process, until it can ignore them itself
+            try:
                 process.start()
-        except OSError as error:
-            raise MachineError(f"cannot start a worker process: {error}; run again with fewer workers") from error
+            except OSError as error:
+                raise MachineError(f"cannot start a worker process: {error}; run again with fewer workers") from error
+            self.pipe, self.process = pipe, process
         child.close()
-        self.pipe, self.process = pipe, process
 
     def start(self, name: str, job: bytes, observer: Observer) -> None:
         if not self.process.is_alive():
@@ -196,16 +198,25 @@ class _Worker:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A context in which Ctrl-C is ignored; in another thread than the main one nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupts_postponed() -> Iterator[None]:
+    """A context that Ctrl-C reaches only when it is left, and the processes started in it never.
+
+    In another thread than the main one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it would let the signal through again where it starts by itself
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))  # other threads may receive it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _run(pipe: Connection, start: bytes) -> None:

@@ -1,15 +1,19 @@
 """Ctrl-C, which must stop a command at whatever moment it comes.
 
-Python raises `KeyboardInterrupt` in the code that runs at that moment. While code is being loaded, the interpreter and
-libraries turn it into other errors (Python 3.11 raises `RuntimeError` if it comes while a class is created), and an
-exception in Python code that C code calls is dropped (Numba's compiler makes such calls).
+Python raises `KeyboardInterrupt` in the code that runs at that moment, which may drop it: an exception in Python code
+that C code calls (a callback, a destructor, a comparison), and one that surfaces as another error while a module is
+loaded (Python 3.11 raises `RuntimeError` if it comes while a class is created), where a library catches any error.
 """
 
 import _thread
+import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import final
 
 from casemate.errors import is_interruption
 
@@ -17,25 +21,58 @@ _DELAY = 0.05
 """Seconds after which a dropped interrupt is raised again: by then the call that dropped it has returned."""
 
 
+@final
+class _Interrupt(KeyboardInterrupt):
+    """A `KeyboardInterrupt` that weak references can point to."""
+
+
 @contextmanager
 def redeliver_interrupts() -> Iterator[None]:
-    """A context in which a Ctrl-C is raised again a moment later if the code that it interrupted dropped it."""
-    before = sys.unraisablehook
+    """A context in which a Ctrl-C is raised again a moment later if the code that it interrupted dropped it.
+
+    An interrupt has been dropped if its exception is deleted before it leaves this context. Where another handler of
+    the signal is in place, or in another thread than the main one, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    hook_before = sys.unraisablehook
+    alive: list[weakref.ref[_Interrupt]] = []
     pending: list[threading.Timer] = []
+    has_left = threading.Event()
+
+    def again(dropped: object) -> None:
+        del dropped
+        if not has_left.is_set():
+            timer = threading.Timer(_DELAY, _thread.interrupt_main)
+            timer.daemon = True
+            pending.append(timer)
+            timer.start()
+
+    def watched() -> _Interrupt:  # if `handle` had it in a variable, its traceback would keep it alive
+        error = _Interrupt()
+        alive.append(weakref.ref(error, again))
+        return error
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise watched()
 
     def hook(dropped: "sys.UnraisableHookArgs") -> None:
         if not is_interruption(dropped.exc_value):
-            before(dropped)
-            return
-        again = threading.Timer(_DELAY, _thread.interrupt_main)
-        again.daemon = True
-        pending.append(again)
-        again.start()
+            hook_before(dropped)
 
     sys.unraisablehook = hook
+    signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
-        sys.unraisablehook = before
-        for again in pending:
-            again.cancel()
+        has_left.set()
+        for timer in pending:
+            timer.cancel()
+        sys.unraisablehook = hook_before
+        if signal.getsignal(signal.SIGINT) is handle:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
