@@ -35,7 +35,7 @@ from casemate.evaluation import evaluate, evaluate_clean
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import Classifier, create, load
 from casemate.progress import NULL_OBSERVER
-from casemate.report.benchmark import as_document, columns_of, write_benchmark
+from casemate.report.benchmark import as_document, columns_of, page, write_benchmark
 from casemate.report.benchmark_figure import benchmark_figure, letter
 from test_study import Run, runner
 
@@ -188,6 +188,9 @@ def test_table_and_figure_have_every_model(quick: Any, finished: Path) -> None:
         line = next(each for each in text.splitlines() if each.startswith(f"| {row.name} |"))
         assert str(row.clean()) in line
     assert "seeds: " in text
+    assert "of 2 seeds" not in text
+    one_more = page(replace(quick, seeds=quick.seeds + 1), rows, benchmark_figure(quick, rows, ()))
+    assert f"; {quick.seeds} of {quick.seeds + 1} seeds" in one_more
     assert "What others published" not in text  # other images
     assert (finished / "benchmark.svg").read_bytes().startswith(b"<?xml")
     held = json.loads((finished / "benchmark.json").read_text())

@@ -89,7 +89,7 @@ def readers_names() -> dict[str, Any]:
         "train": part,
         "validation": part,
         "test": images[:12],
-        "held_out": pixels,
+        "held_out": images[:20].tensors()[0],
         "loader": [(pixels, labels)],
         "optimizer": torch.optim.SGD(network.parameters(), 0.01),
         "steps": 3,

@@ -42,7 +42,7 @@ def columns_of(plan: BenchmarkPlan) -> list[TableColumn]:
         columns.append(TableColumn(f"Robust {format_eps(eps)}, {first}", lambda row, e=eps: _shown(row.robust(e))))
     if plan.headline:
         words = f"Robust {format_eps(plan.eps)}, all {len(plan.dataset.test):,}"
-        columns.append(TableColumn(words, lambda row: _shown(row.robust(plan.eps, whole=True))))
+        columns.append(TableColumn(words, lambda row: _shown(row.robust(plan.eps, whole=True), plan.seeds)))
     if any(each.certificate is not None for each in plan.entries.values()):
         columns.append(TableColumn(f"Certified {format_eps(plan.eps)}", lambda row: _certified(row, plan)))
     return [
@@ -130,14 +130,15 @@ def _is_comparable(plan: BenchmarkPlan) -> bool:
     return plan.dataset.name == "fashion-mnist" and plan.eps == EPS
 
 
-def _shown(found: Sequence[Estimate | None]) -> str:
-    """One estimate with its interval; of several, by seed, the values as well."""
+def _shown(found: Sequence[Estimate | None], seeds: int = 1) -> str:
+    """One estimate with its interval; of several, by seed, the values as well; of fewer than `seeds`, how many."""
     known = [each for each in found if each is not None]
     if not known:
         return ""
-    if len(known) == 1:
-        return str(known[0])
-    return f"{known[0]}; seeds: {', '.join(percent(each.value) for each in known)}"
+    words = [str(known[0])]
+    words += [f"seeds: {', '.join(percent(each.value) for each in known)}"] if len(known) > 1 else []
+    words += [f"{len(known)} of {seeds} seeds"] if len(known) < seeds else []
+    return "; ".join(words)
 
 
 def _certified(row: BenchmarkRow, plan: BenchmarkPlan) -> str:
