@@ -95,7 +95,7 @@ def test_the_rows_say_what_an_evaluation_of_the_stored_weights_says(quick: Any, 
         assert (about.architecture, about.seed) == ("strided-cnn", MODELS[name].seed)
         found = evaluate(model, test[:20], eps=(0.05, 0.1), budget="quick", force=True)
         assert [row.robust(0.05), row.robust(0.1)] == [[each] for each in found.robust]
-        assert row.verdicts() == [each.word for each in found.verdicts]
+        assert [row.verdict(0.05), row.verdict(0.1)] == [each.word for each in found.verdicts]
     assert [len(each.robust(0.1, whole=True)) for each in rows.values()] == [0, 0, 2]
     for measure in quick.measures("bounds"):
         held = json.loads((finished / "bounds" / f"{measure.name}.json").read_text())
@@ -201,9 +201,12 @@ def test_table_and_figure_have_every_model(quick: Any, finished: Path) -> None:
 def test_the_figure_shows_what_is_measured_and_what_is_published(quick: Any, finished: Path) -> None:
     rows = benchmark_rows(quick, BenchmarkFolder(finished, quick.data()))
     figure = benchmark_figure(quick, rows, PUBLISHED)
-    found = {(sign, what): (model, value, low, high) for sign, model, _, what, value, low, high in figure.rows}
+    found = {(sign, what): (model, value, low, high) for sign, model, _, _, what, value, low, high in figure.rows}
+    of = {sign: images for sign, _, images, *_ in figure.rows}
+    assert [of["1"], of["2"], of["3"], of["a"]] == ["first 20", "first 20", "60", PUBLISHED[0].images]
     for number, row in enumerate(rows, 1):
-        for what, estimate in (("clean", row.clean()), ("attacked", row.widest(0.1, "robust"))):
+        clean = row.clean() if row.robust(0.1, whole=True) else row.clean_of_first()
+        for what, estimate in (("clean", clean), ("attacked", row.widest(0.1, "robust"))):
             assert estimate is not None
             assert found.pop((str(number), what)) == (row.name, estimate.value, estimate.low, estimate.high)
     assert found.pop(("3", "certified"))[0] == "bounds"
@@ -212,7 +215,7 @@ def test_the_figure_shows_what_is_measured_and_what_is_published(quick: Any, fin
             if value is not None:
                 assert found.pop((letter(number), what)) == (each.model, value, None, None)
     assert not found
-    assert f"{PUBLISHED[0].model}: 79.2 % certified" in figure.alt
+    assert f"{PUBLISHED[0].model} (10,000): 79.2 % certified" in figure.alt
 
 
 @pytest.mark.integration

@@ -18,7 +18,7 @@ def recipes_table() -> str:
     Columns: name on the command line, class, summary, what it trains for, settings with their defaults, whether it
     learns from images without labels.
     """
-    head = ("Name", "Class", "Minimises", "For", "Settings", "Without labels")
+    head = ("Name", "Class", "Minimises", "Kind", "Settings", "Without labels")
     rows = [head, ("---",) * len(head)]
     for name, each in RECIPES.items():
         settings = ", ".join(f"{key} {_shown(value)}" for key, value in each.defaults.items())

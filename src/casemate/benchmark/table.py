@@ -40,10 +40,15 @@ class BenchmarkRow:
         """The estimate at `eps` on all test images, or else on the first ones; of several seeds, the first."""
         return next(iter([*self._found(eps, what, whole=True), *self._found(eps, what, whole=False)]), None)
 
-    def verdicts(self) -> list[str]:
-        """The verdict at each radius on the first test images."""
-        found = next((each for measure, each in self.results.items() if isinstance(measure, Attacked)), None)
-        return [] if found is None else list(found["verdicts"])
+    def verdict(self, eps: float) -> str | None:
+        """The verdict at `eps` on all test images, or else on the first ones; None before they are attacked."""
+        known = [
+            (measure, found["verdicts"][measure.eps.index(eps)])
+            for measure, found in self.results.items()
+            if isinstance(measure, Attacked) and eps in measure.eps
+        ]
+        whole = [word for measure, word in known if measure.images is None]
+        return next(iter([*whole, *(word for _, word in known)]), None)
 
     def findings(self) -> list[str]:
         """The findings that weaken or void a number, by check, of all evaluations."""

@@ -1,8 +1,8 @@
 """The entry point of the command line: which command runs, and with which exit code it ends.
 
 Exit codes: 0 success, 1 an unexpected error (with a traceback), 2 an error that the user can fix, 3 a model or a record
-that falls short (see `evaluate --fail-under`, `compare --fail-if-worse` and `verify`) or a certificate that is void
-(`certify`), 130 stopped with Ctrl-C.
+that falls short (see `evaluate --fail-under`, `certify --fail-under`, `compare --fail-if-worse` and `verify`) or a
+certificate that is void (`certify`), 130 stopped with Ctrl-C.
 
 A command is a module whose docstring is its help, or a package with its options in the submodule `options`. Only the
 module of the chosen command is imported, since the options of some are fields of library classes that need PyTorch.
@@ -36,9 +36,9 @@ Train image classifiers, attack them, and say how far to trust the result.
 - `casemate COMMAND --help` explains a command, `casemate --version` prints
   the version. Results go to stdout, progress and messages to stderr.
 - Exit codes: 0 success, 2 an error that you can fix, 3 a model or a record
-  that falls short (evaluate --fail-under, compare --fail-if-worse, verify),
-  or a certificate that is void (certify), 130 stopped with Ctrl-C, 1 a bug in
-  casemate.
+  that falls short (--fail-under of evaluate and certify, verify, compare
+  --fail-if-worse) or a certificate that is void (certify), 130 stopped with
+  Ctrl-C, 1 a bug in casemate.
 
 Examples:
   casemate study --scale smoke     the whole study in small, a few minutes

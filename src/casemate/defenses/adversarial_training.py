@@ -24,7 +24,7 @@ from casemate.types import Images, Labels, Logits
 @final
 @dataclass(frozen=True, kw_only=True)
 class AdversarialTraining:
-    """The training objective: cross-entropy of the images that PGD finds (Madry et al. 2018, eq. 2.1).
+    """The training objective: cross-entropy on adversarial images by PGD (Madry et al. 2018, eq. 2.1).
 
     During PGD the model is in evaluation mode: neither dropout nor batch statistics change the gradient, the attack is
     on the network as it will be used, and the iterates do not enter the running averages of batch normalisation. The

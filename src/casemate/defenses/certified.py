@@ -187,7 +187,7 @@ class _AtRamp:
 @final
 @dataclass(frozen=True, kw_only=True)
 class IBPTraining(AbstractCertifiedTraining):
-    """Interval bound propagation: kappa times the clean loss, and the rest that of the worst logits.
+    """Interval bound propagation: `kappa` * clean loss + (1 - `kappa`) * loss of the worst-case logits.
 
     (Gowal et al. 2018, eq. 12; with the regularisers of Shi et al. 2021.)
     """
@@ -211,7 +211,7 @@ class IBPTraining(AbstractCertifiedTraining):
 @final
 @dataclass(frozen=True, kw_only=True)
 class CROWNIBPTraining(AbstractCertifiedTraining):
-    """CROWN-IBP: margins by linear bounds with weight beta, and by intervals with the rest (Zhang et al. 2020).
+    """CROWN-IBP: loss of `beta` * margins by linear bounds + (1 - `beta`) * margins by intervals (Zhang et al. 2020).
 
     It costs about as many times more than `IBPTraining` as there are classes, while beta is above 0.
     """
@@ -239,7 +239,7 @@ class CROWNIBPTraining(AbstractCertifiedTraining):
 @final
 @dataclass(frozen=True, kw_only=True)
 class SABRTraining(AbstractCertifiedTraining):
-    """SABR: interval bounds of a small box round an adversarial image (Mueller et al. 2023, section 3).
+    """SABR: loss of the worst-case logits in a small box around an adversarial image (Mueller et al. 2023, section 3).
 
     The image is the one that PGD finds in the ball, moved inwards until the box lies in the ball and within the model's
     bounds, as in the authors' code: at a black or white pixel too the box has its full width, if the ball has. The
@@ -278,7 +278,7 @@ class SABRTraining(AbstractCertifiedTraining):
 @final
 @dataclass(frozen=True, kw_only=True)
 class MTLIBPTraining(AbstractCertifiedTraining):
-    """MTL-IBP: (1 - alpha) times the loss of adversarial images, and alpha times that of interval bounds.
+    """MTL-IBP: (1 - `alpha`) * loss on adversarial images + `alpha` * loss of the worst-case logits.
 
     (De Palma et al. 2024.) For small `alpha` networks are certified by `method="crown"` or better.
     """

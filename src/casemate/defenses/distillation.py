@@ -27,7 +27,7 @@ Temperature = Annotated[float, _POSITIVE]
 @final
 @dataclass(frozen=True, kw_only=True)
 class TemperatureCrossEntropy:
-    """The training objective of the teacher: the cross-entropy of its logits divided by the temperature."""
+    """The training objective of the teacher: cross-entropy of the logits divided by the temperature."""
 
     temperature: Temperature
     """Divisor of the logits (T); 1 is ordinary training."""
@@ -49,7 +49,7 @@ class TemperatureCrossEntropy:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """The training objective of the student: the cross-entropy between the teacher's probabilities and its own.
+    """The training objective of the student: cross-entropy of the student under the teacher's probabilities.
 
     Both are computed from logits divided by the temperature. The labels are not used. The teacher predicts on the
     images of the batch, after augmentation.

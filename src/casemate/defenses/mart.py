@@ -25,7 +25,7 @@ from casemate.types import Images, Labels, Logits, PerExample
 @final
 @dataclass(frozen=True, kw_only=True)
 class MART:
-    """The training objective: boosted cross-entropy of PGD's images + `beta` * weighted divergence from the clean ones.
+    """The training objective: boosted cross-entropy on adversarial images + `beta` * weighted divergence from clean.
 
     PGD is that of `AdversarialTraining`, in evaluation mode.
     """

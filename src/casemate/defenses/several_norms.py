@@ -26,7 +26,7 @@ from casemate.types import Images, Labels, Logits
 @final
 @dataclass(frozen=True, kw_only=True)
 class SeveralNorms:
-    """The training objective: cross-entropy of the images that PGD finds in several balls, one for each norm.
+    """The training objective: cross-entropy on adversarial images by PGD in several balls, one for each norm.
 
     At least one radius must be set.
     """

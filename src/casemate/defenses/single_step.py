@@ -25,7 +25,7 @@ from casemate.types import Images, Labels, Logits
 @final
 @dataclass(frozen=True, kw_only=True)
 class FGSMRS:
-    """The training objective: cross-entropy of the images that FGSM finds from a random start (Wong et al. 2020).
+    """The training objective: cross-entropy on adversarial images by FGSM from a random start (Wong et al. 2020).
 
     Algorithm 3: from a random point of the Linf ball one step along the sign of the gradient, back into the ball.
     """
@@ -71,7 +71,7 @@ class FGSMRS:
 @final
 @dataclass(frozen=True, kw_only=True)
 class NFGSM:
-    """The training objective: cross-entropy of the images that FGSM finds from stronger noise (de Jorge et al. 2022).
+    """The training objective: cross-entropy on adversarial images by FGSM from stronger noise (de Jorge et al. 2022).
 
     N-FGSM (arXiv 2202.01181, algorithm 1): noise from a ball of `noise` times the radius, then one step of length eps
     along the sign of the gradient, and no projection. The adversarial images may therefore lie outside the ball of

@@ -30,7 +30,7 @@ from casemate.types import Images, Labels, Logits, PerExample
 @final
 @dataclass(frozen=True, kw_only=True)
 class VirtualAdversarial:
-    """The training objective: cross-entropy of the labelled images + `alpha` * LDS of all images.
+    """The training objective: cross-entropy of the labelled images + `alpha` * divergence under small perturbations.
 
     All passes are in the mode that the model is in, as in the authors' code: in training mode batch normalisation uses
     the statistics of the batch. Only the pass of the clean images enters its running statistics; those of the moved

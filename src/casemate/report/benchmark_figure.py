@@ -59,6 +59,8 @@ class _Point:
     """Its number or letter."""
     name: str
     color: str
+    images: str
+    """Of which test images these are."""
     clean: Estimate | float | None
     attacked: Estimate | float | None
     certified: Estimate | float | None
@@ -94,7 +96,8 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
         drawing.legend(signs, said, loc="outside lower center", ncols=3)
     _name_points(axes[0, 1], most)  # after the legend, which takes some of its height
     texts = [
-        f"{each.name}: " + ", ".join(f"{percent(_value(found))} {what}" for what, found in each.values.items())
+        f"{each.name} ({each.images}): "
+        + ", ".join(f"{percent(_value(found))} {what}" for what, found in each.values.items())
         for each in points
     ]
     return finished(
@@ -102,11 +105,12 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
         "benchmark",
         title="Clean, robust and certified accuracy",
         caption=f"Accuracy without an attack, under all attacks of the budget {plan.budget} at eps "
-        f"{eps} in Linf, and certified accuracy, on the left with 95 % intervals; what others published is black.",
+        f"{eps} in Linf, and certified accuracy, on the left with 95 % intervals, all on the test images in brackets; "
+        "what others published is black.",
         alt=f"{'; '.join(texts)}." if texts else "No model is measured yet.",
-        columns=("sign", "model", "source", "what", "value", "low", "high"),
+        columns=("sign", "model", "images", "source", "what", "value", "low", "high"),
         rows=[
-            (each.sign, each.name, each.source, what, _value(found), *_interval(found))
+            (each.sign, each.name, each.images, each.source, what, _value(found), *_interval(found))
             for each in points
             for what, found in each.values.items()
         ],
@@ -114,23 +118,13 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
 
 
 def _points(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], published: Sequence[Published]) -> list[_Point]:
-    ours = [
-        _Point(
-            sign=str(number),
-            name=row.name,
-            color=_KINDS[row.entry.kind],
-            clean=row.clean(),
-            attacked=row.widest(plan.eps, "robust"),
-            certified=None if row.is_void() else row.widest(plan.eps, "certified"),
-            source=plan.budget,
-        )
-        for number, row in enumerate((each for each in rows if each.clean() is not None), 1)
-    ]
+    ours = [_ours(plan, row, number) for number, row in enumerate((each for each in rows if each.clean()), 1)]
     theirs = [
         _Point(
             sign=letter(number),
             name=each.model,
             color=_PUBLISHED,
+            images=each.images,
             clean=each.clean,
             attacked=each.attacked,
             certified=each.certified,
@@ -141,6 +135,24 @@ def _points(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], published: Sequen
     return [*ours, *theirs] if ours else []
 
 
+def _ours(plan: BenchmarkPlan, row: BenchmarkRow, number: int) -> _Point:
+    """A model of the benchmark, on all test images, or on the first ones if only they are attacked."""
+    attacked, certified = row.widest(plan.eps, "robust"), row.widest(plan.eps, "certified")
+    whole, first = row.clean(), row.clean_of_first()
+    clean = first if attacked is not None and first is not None and attacked.n == first.n else whole
+    assert clean is not None, "only trained models are drawn"
+    return _Point(
+        sign=str(number),
+        name=row.name,
+        color=_KINDS[row.entry.kind],
+        images=f"{'first ' if clean.n < len(plan.dataset.test) else ''}{clean.n:,}",
+        clean=clean,
+        attacked=attacked,
+        certified=None if row.is_void() else certified,
+        source=plan.budget,
+    )
+
+
 def _rows(place: Axes, points: Sequence[_Point]) -> None:
     """One line per model, from 0 to 100 %."""
     for height, point in enumerate(points):
@@ -148,7 +160,7 @@ def _rows(place: Axes, points: Sequence[_Point]) -> None:
             if isinstance(found, Estimate) and what != "clean":
                 place.plot([100 * found.low, 100 * found.high], [height] * 2, color=point.color, linewidth=1.4)
             place.plot([100 * _value(found)], [height], **_marker(what, point.color))
-    place.set_yticks(range(len(points)), [f"{each.name}  {each.sign}" for each in points])
+    place.set_yticks(range(len(points)), [f"{each.name} ({each.images})  {each.sign}" for each in points])
     place.invert_yaxis()
     place.set_xlim(-3, 103)
     place.set_xlabel("accuracy, %")
