@@ -2,6 +2,7 @@
 
 import gc
 import math
+import random
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -494,7 +495,7 @@ def test_a_model_is_traced_once_until_its_layers_change() -> None:
     assert calls_of(model, checked.append) is first
     model.network[2] = nn.LeakyReLU(0.1)  # type: ignore[index]
     assert calls_of(model, checked.append) is not first
-    assert len(checked) == 3
+    assert len(checked) == 4  # three traces; the first one, in use for the second time, once more
     assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-6)
 
 
@@ -744,8 +745,33 @@ def test_numbers_of_the_code_count_as_they_are_now() -> None:
     network._factor = -1.0
     assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-6)
     assert not certify(model, images, labels, 0).certified.any()
-    network.settings["sign"] = -1  # not seen by a training, since it is inside a dictionary
+    network.settings["sign"] = -1
+    assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-6)
     assert certify(model, images, labels, 0).certified.all()
+
+
+class RandomDepth(nn.Module):
+    """Skips its hidden layer by a draw of Python's, which no trace and no attribute shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(72, 72), nn.Linear(72, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        return self.head(flat if random.random() < 0.5 else flat + F.relu(self.hidden(flat)))
+
+
+def test_a_trace_that_stops_being_the_model_is_noticed() -> None:
+    random.seed(0)
+    model, images = Classifier(RandomDepth(), input_shape=SHAPE, classes=3).eval(), some_images(4)
+
+    def use(times: int) -> None:
+        for _ in range(times):
+            take_apart(model, images)
+
+    with pytest.raises(ModelError, match="compute other logits than the model"):
+        use(65)
 
 
 def test_a_model_that_counts_its_calls_keeps_few_traces() -> None:
@@ -843,7 +869,123 @@ def test_a_softmax_at_the_end_changes_no_certificate() -> None:
     plain = certify(model, images, labels, 0.01).margin
     for ending in (nn.Softmax(dim=1), nn.LogSoftmax(dim=1)):
         ended = Classifier(nn.Sequential(model.network, ending), input_shape=SHAPE, classes=3)
-        assert torch.allclose(certify(ended, images, labels, 0.01).margin, plain)
+        assert torch.allclose(certify(ended, images, labels, 0.01).margin, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["interval", "crown-ibp", "crown"])
+def test_the_rounding_of_a_log_softmax_at_the_end_counts(method: Any) -> None:
+    """Two logits that differ by 1e-5 of a pixel are the same number after it, and the first class is the answer."""
+    layer = nn.Linear(1, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0], [1e-5], [0.0]]))
+        layer.bias.copy_(torch.tensor([0.0, 0.0, -1.0]))
+    network = nn.Sequential(nn.Flatten(), layer, nn.LogSoftmax(dim=1))
+    assert int(network(torch.full((1, 1, 1, 1), 0.0011)).argmax()) == 0
+    found = certify(network, torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.499, method=method)
+    assert not found.certified.any()
+
+
+# ---------------------------------------------------------------------------------------- code that no trace shows
+
+
+def turned(images: Tensor, logits: Tensor) -> Tensor:
+    """The logits in another order where the first pixel is bright."""
+    return torch.where(images.flatten(1)[:, :1] > 0.55, logits.flip(1), logits)
+
+
+class OnTensors(nn.Module):
+    """Does something else for tensors than for the stand-ins that a trace is made of."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.head, self.change = nn.Linear(4, 2), change
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.head(images.flatten(1))
+        return self.change(images, logits) if isinstance(logits, Tensor) else logits
+
+
+class Autocast(nn.Module):
+    """Computes in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.two(F.relu(self.one(images.flatten(1))))
+
+
+def with_a_hook() -> nn.Module:
+    network = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+    network.register_forward_hook(lambda module, given, output: turned(given[0], output))  # pyright: ignore
+    return network
+
+
+def with_a_forward_of_its_own() -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    before = network[1].forward
+    network[1].forward = lambda flat: turned(flat, before(flat))  # type: ignore[method-assign]
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (with_a_hook, "no bounds for the Classifier: it has hooks, or a forward of its own"),
+        (with_a_forward_of_its_own, r"no bounds for the layer .*1 \(Linear\): it has hooks, or a forward of its own"),
+        (lambda: OnTensors(turned), "on some images of the balls: its forward is random, depends on the images"),
+        (lambda: OnTensors(lambda images, logits: logits + 1e-4 * torch.rand_like(logits)), "forward is random"),
+        (Autocast, "compute other logits than the model"),
+    ],
+    ids=["hook", "own forward", "isinstance", "random", "autocast"],
+)
+def test_what_the_trace_does_not_show_is_refused_although_it_is_the_same_at_the_images(
+    make: Callable[[], nn.Module], message: str
+) -> None:
+    torch.manual_seed(0)
+    network, images = make(), 0.5 * torch.rand(20, 1, 2, 2, generator=generator(1))
+    labels = network(images).argmax(1)
+    with pytest.raises(ModelError, match=message):
+        certify(network, images, labels, 0.09, method="interval")
+
+
+def test_a_hook_of_all_modules_is_refused() -> None:
+    images = some_images(2)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, given, output: None)
+    try:
+        with pytest.raises(ModelError, match="while hooks are registered for all modules: remove them"):
+            certify(model_of("dense"), images, torch.zeros(2, dtype=torch.int64), 0.01)
+    finally:
+        handle.remove()
+
+
+def test_another_image_of_the_batch_hides_no_difference() -> None:
+    """One of them has logits of a million."""
+    network = OnTensors(lambda images, logits: logits + 3 * torch.tensor([1.0, 0.0]))
+    with torch.no_grad():
+        network.head.weight[:] = torch.tensor([[0.0, 0.0, 0.0, 2e6], [0.0, 0.0, 0.0, 1e6]])
+    images = torch.zeros(2, 1, 2, 2)
+    images[1, 0, 1, 1] = 0.5
+    with pytest.raises(ModelError, match="compute other logits than the model"):
+        certify(network, images, torch.tensor([0, 0]), 0.0, method="interval")
+
+
+def test_a_factor_too_small_for_float32_is_refused() -> None:
+    """Below 1.2e-38 a float32 has few digits, and the product is not what the bounds allow for."""
+
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(1, 1, bias=False)
+            self.head.weight.data.fill_(1e22)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.cat([self.head(images.flatten(1)) * 1.402e-42 * 1e20, images.flatten(1) * 0 + 0.7015], dim=1)
+
+    with pytest.raises(ModelError, match="factor"):
+        certify(Tiny(), torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.01, method="interval")
 
 
 def test_weights_that_are_computed_from_others_count_as_they_are() -> None:
@@ -868,3 +1010,10 @@ def test_a_certified_image_has_no_neighbour_beyond_distance_eps() -> None:
     assert torch.allclose(certify(problem.model, images, problem.labels, 0.1).margin, exact, atol=1e-12)
     moved = PGD(eps=0.1, steps=5)(problem.model, images, problem.labels).adversarial
     assert 0.1 - 1e-6 < distance(moved, images, "linf").max() <= ball.reach((0, 1))
+
+
+def test_sparse_images_are_those_that_they_stand_for() -> None:
+    model, images = model_of("dense"), some_images(3).round()
+    labels = model(images).argmax(1)
+    found = certify(model, images.to_sparse(), labels, 0.01)
+    assert torch.equal(found.margin, certify(model, images, labels, 0.01).margin)

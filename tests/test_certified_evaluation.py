@@ -18,6 +18,7 @@ from casemate.evaluation.budgets import attacks_for
 from casemate.evaluation.certified import CertifiedEvaluation, evaluate_certified
 from casemate.models import Classifier
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
+from oracles import as_installed
 
 IMAGES = tiny_images(90, 4, noise=70)
 VALUES = (0.12, 0.2, 0.26)
@@ -237,6 +238,13 @@ def test_other_norms(norm: str) -> None:
 def test_bad_settings(values: Sequence[float]) -> None:
     with pytest.raises(SettingError):
         evaluate_certified(network(), IMAGES, eps=values)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", -1), ("batch_size", 0), ("sample", -1), ("sample", 2.5)])
+def test_bad_numbers_are_refused_by_name(name: str, value: Any) -> None:
+    options: dict[str, Any] = {name: value}
+    with as_installed(), pytest.raises(SettingError, match=f"{name} = {value}; expected"):
+        evaluate_certified(network(), IMAGES, eps=0.1, budget="quick", **options)
 
 
 def test_a_claim_in_another_order_than_ascending_is_refused() -> None:

@@ -23,7 +23,7 @@ from casemate.defenses.certified import (
     initialize_for_bounds,
     tightness_loss,
 )
-from casemate.errors import ModelError, SettingError
+from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.models import Classifier, create
 from casemate.models.accel.optimized_training import optimized_training
 from casemate.models.state import frozen
@@ -519,3 +519,25 @@ def test_a_network_without_bounds_is_refused_with_its_layer() -> None:
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(64, 3)), input_shape=TINY_SHAPE, classes=3)
     with pytest.raises(ModelError, match=r"network\.1 \(Tanh\)"):
         IBPTraining()(model, IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("objective", ALL)
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS[:5], r"labels of type torch.int64 and shape \(5,\) for 20 images; expected one int64"),
+        (torch.full((20,), 5), "labels from 5 to 5; expected 0 to 2"),
+        (LABELS - 3, "expected 0 to 2"),
+        (LABELS.float(), "labels of type torch.float32"),
+    ],
+    ids=["too few", "too large", "negative", "fractions"],
+)
+def test_labels_that_do_not_fit_are_refused(objective: AbstractCertifiedTraining, labels: Tensor, message: str) -> None:
+    with as_installed(), pytest.raises(ShapeError, match=message):
+        objective(plain_network(), IMAGES, labels)
+
+
+def test_a_step_is_a_share_of_the_training() -> None:
+    for done in (-1.0, math.nan, 1.5):
+        with pytest.raises(SettingError, match="done = "):
+            TrainingStep(done=done, index=torch.arange(3))

@@ -385,7 +385,7 @@ def test_nothing_is_left_of_files_that_cannot_be_written(run: Run, here: Path, m
         (("--eps", "0.1,0.2"), "eps '0.1,0.2' is not a number"),
         (("--norm", "l0"), "invalid choice 'l0'"),
         (("--data", "unlabelled.npz"), "unlabelled.npz has no labels"),
-        (("--sample", "-1"), "sample = -1; expected 0 or more"),
+        (("--sample", "-1"), "sample = -1; expected at least 0"),
         (("--images", "0"), "images = 0; expected at least 1"),
         (("--draws", "5", "10"), "--draws is about randomised smoothing; give --smoothing SIGMA too"),
         (("--alpha", "0.1"), "--alpha is about randomised smoothing"),

@@ -23,8 +23,7 @@ from casemate.evaluation import Evaluation, Severity, evaluate, evaluation
 from casemate.evaluation.findings import CHECKS, LEFT_OUT, agreement, randomness
 from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import SAMPLE_SIZE, CheckContext
-from casemate.evaluation.findings.randomness import is_randomised
-from casemate.models import Classifier, with_fixed_seed, with_network
+from casemate.models import Classifier, is_randomised, with_fixed_seed, with_network
 from casemate.norms import Ball
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
 from scripts import imported

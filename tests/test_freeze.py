@@ -696,3 +696,17 @@ def test_attacks_that_end_at_the_boundary_stay_in_float32() -> None:
     assert not innermost(Restarts(attack=HopSkipJump(norm="l2"), restarts=2)).supports_low_precision
     assert innermost(APGD(eps=0.1)).supports_low_precision
     assert innermost(Square(eps=0.1)).supports_low_precision
+
+
+def test_a_forward_of_its_own_is_kept_by_the_copy() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    layer = network[3]
+    before = layer.forward
+    layer.forward = lambda flat: before(flat).flip(1)  # type: ignore[method-assign]
+    images = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = network(images)
+    assert network[3].forward is not before
+    for each in network.parameters():
+        each.requires_grad_(False)
+    optimize_for_inference(network)
+    assert torch.allclose(network(images), expected, atol=1e-6)

@@ -11,7 +11,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from casemate.errors import SettingError
-from casemate.norms import Ball, Norm, norm_of, parse_eps
+from casemate.norms import Ball, Norm, format_eps, norm_of, parse_eps
 from casemate.rng import Streams, derive
 from oracles import SHAPE, UNIT, as_installed, distance, generator, room, steepest_descent
 
@@ -334,3 +334,7 @@ def test_a_ball_without_a_radius_is_refused(eps: float) -> None:
 def test_a_ball_in_an_unknown_norm_is_refused() -> None:
     with as_installed(), pytest.raises(SettingError, match="linf, l2, l1 or l0"):
         Ball(eps=0.1, norm="l3")  # type: ignore[arg-type]
+
+
+def test_a_radius_beyond_all_pixels_has_a_text() -> None:
+    assert format_eps(1e308) == "1e+308"

@@ -260,6 +260,51 @@ def test_a_network_with_a_state_is_refused() -> None:
         certify_smoothed(classifier(Counting()), IMAGES, LABELS, QUICK)
 
 
+def test_a_random_network_is_refused() -> None:
+    """It may draw once for all noisy copies of a pass, which are then no independent draws."""
+
+    class Coin(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            side = torch.randn(()).expand(len(images), 1) + 0 * images.flatten(1)[:, :1]
+            return torch.cat([side, -side], dim=1)
+
+    for run in (
+        lambda: certify_smoothed(Coin(), IMAGES, LABELS, QUICK),
+        lambda: predict_smoothed(Coin(), IMAGES, QUICK),
+    ):
+        with pytest.raises(ModelError, match=r"it is random\. The draws of a certificate must be independent"):
+            run()
+
+
+def test_other_types_are_refused_in_words() -> None:
+    smoothing: Any = {"sigma": 0.25}
+    radius: Any = "a"
+    model = PROBLEM.model
+    found = certify_smoothed(model, IMAGES[:2], LABELS[:2], QUICK)
+    numbers: Any = list(range(24))
+    with as_installed():
+        with pytest.raises(SettingError, match="smoothing is a dict; expected"):
+            certify_smoothed(model, IMAGES, LABELS, smoothing)
+        with pytest.raises(SettingError, match="radius = 'a'"):
+            found.right_within(radius)
+        listed = certify_smoothed(model, IMAGES, LABELS, QUICK, index=numbers)
+    assert torch.equal(listed.votes, certify_smoothed(model, IMAGES, LABELS, QUICK).votes)
+
+
+@pytest.mark.parametrize("objective", [GaussianTraining(), ConsistencyTraining(), SmoothAdversarialTraining(steps=1)])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.full((12,), 7), "labels from 7 to 7; expected 0 to 2, for the 3 classes of the model"),
+        (torch.zeros(5, dtype=torch.int64), r"labels of type torch.int64 and shape \(5,\) for 12 images"),
+        (torch.zeros(12), "labels of type torch.float32"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(objective: Objective, labels: Tensor, message: str) -> None:
+    with as_installed(), pytest.raises(ShapeError, match=message):
+        objective(tiny_model(), FEW, labels)
+
+
 def test_the_model_and_the_random_numbers_stay_as_they_were() -> None:
     model = tiny_model().train()
     model.network[1].eval()  # type: ignore[index]

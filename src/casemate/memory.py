@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from casemate.errors import MachineError
+from casemate.errors import MachineError, SettingError
 from casemate.progress import NULL_OBSERVER, Observer
 
 T = TypeVar("T")
@@ -62,8 +62,10 @@ def batched(
     """Call `work` with one slice of `count` examples after the other, `batch_size` in each; return the results.
 
     Whenever memory runs out, the batch size is halved, and `shrunk` is called with the new one. Raises `MachineError`
-    if memory does not suffice for one example.
+    if memory does not suffice for one example, and `SettingError` for a batch size below one.
     """
+    if batch_size < 1 <= count:
+        raise SettingError(f"batch_size = {batch_size}; expected at least 1")
     found: list[T] = []
     start = 0
     while start < count:

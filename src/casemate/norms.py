@@ -114,8 +114,10 @@ def format_eps(eps: float) -> str:
     """
     if isinstance(eps, WrittenEps):
         return eps.text
-    levels = round(eps * 255)
     short = f"{eps:g}"
+    if not math.isfinite(eps * 255):
+        return short
+    levels = round(eps * 255)
     exact = levels > 0 and math.isclose(eps * 255, levels, rel_tol=1e-9)
     return f"{levels}/255" if exact and len(short) > len("0.0125") else short
 

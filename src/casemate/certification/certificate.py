@@ -8,6 +8,7 @@ transforms, whose errors are larger. The ball includes the tolerance by which th
 (`Ball.reach`).
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from casemate.certification.operations import Interval
 from casemate.certification.propagation import bound_layers, interval_margins, linear_margins
 from casemate.certification.region import Region, region_around
-from casemate.certification.taking_apart import TakenApart, is_same_function, take_apart
+from casemate.certification.taking_apart import TakenApart, take_apart
 from casemate.certification.tracing import forget_calls
 from casemate.data import Array, as_labels, as_tensor, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
@@ -38,6 +39,8 @@ Method = Literal["interval", "crown-ibp", "crown"]
 _METHOD = one_of("interval", "crown-ibp", "crown")
 _LARGEST = 1e30
 """The largest number inside a network up to which no sum of the network overflows in float32."""
+_EITHER = 0.5
+"""Probability of either end of a pixel's range at a corner of the box."""
 
 
 @final
@@ -152,11 +155,7 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
     apart = take_apart(model, images, dtype=torch.float64)
     # of a float64 model too, since `Classifier` may round its logits to float32: ties there could be decided either way
     unit = torch.finfo(torch.float32).eps
-    if not (is_same_function(logits, apart.logits) or _is_rounded(logits, apart, images, unit)):
-        raise ModelError(
-            "the operations found in the model compute other logits than the model on some of the images: its forward "
-            "depends on the images in Python code. Write that part without if and loops over values"
-        )
+    _check_operations(model, images, logits, apart, ball, unit)
     graph, right = apart.graph, is_right(logits, labels)
     region = region_around(images.double(), ball, model.bounds)
     bounds = bound_layers(graph, region, unit=unit)
@@ -166,22 +165,63 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
     # what overflows in float32 has no bound; where large numbers cancel, their rounding makes the interval as large
     largest = torch.stack([each.magnitude.flatten(1).amax(1) for each in bounds.intervals]).amax(0)
     finite = logits.isfinite().all(1) & (largest < _LARGEST)
-    lowest = margins.amin(1).where(finite, -torch.inf)
+    ending = _ending_rounding(apart, bounds.intervals[-1], unit)
+    lowest = margins.amin(1).where(finite, -torch.inf) - ending
     if method == "crown":
         open_ = (right & finite & ~(lowest > 0)).nonzero().squeeze(1)  # elsewhere these slow bounds prove nothing new
         if len(open_):
             region = region_around(images[open_].double(), ball, model.bounds)
             bounds = bound_layers(graph, region, unit=unit, tighten=True)
             found = interval_margins(graph, bounds, labels[open_]).fmax(linear_margins(graph, bounds, labels[open_]))
-            lowest[open_] = found.amin(1).fmax(lowest[open_])
+            lowest[open_] = (found.amin(1) - ending[open_]).fmax(lowest[open_])
     return lowest, right
 
 
+def _check_operations(
+    model: Classifier, images: Images, logits: Logits, apart: TakenApart, ball: Ball, unit: float
+) -> None:
+    """Raise `ModelError` unless the operations compute the model's logits up to the rounding that is allowed for.
+
+    That is looked at for the images, and at corners of the box around each ball: some with all pixels at the same end,
+    some at random.
+    """
+    low, high = (each.to(images.dtype) for each in ball.limits(images, model.bounds))
+    generator = torch.Generator().manual_seed(0)
+    upwards = torch.rand(len(images), 1, 1, 1, generator=generator) < _EITHER
+    mixed = torch.rand(images.shape, generator=generator) < _EITHER
+    compared = [(images, logits, apart)]
+    for towards in (upwards, mixed):
+        corner = torch.where(towards.to(images.device), high, low)
+        compared.append((corner, model(corner), take_apart(model, corner, dtype=torch.float64)))
+    if not all(_is_rounded(found, parts, points, unit) for points, found, parts in compared):
+        raise ModelError(
+            "the operations found in the model compute other logits than the model on some images of the balls: its "
+            "forward is random, depends on the images in Python code, or computes in lower precision than float32. "
+            "Write that part without if and loops over values, and without autocast"
+        )
+
+
 def _is_rounded(logits: Logits, apart: TakenApart, images: Images, unit: float) -> bool:
-    """Whether logits differ from those of the operations by no more than the rounding that the bounds allow for."""
+    """Whether logits differ from those of the operations by no more than the rounding that the bounds allow for.
+
+    Images for which the logits are not finite do not count: nothing is claimed about them.
+    """
     point = Interval(images.double(), images.double())
     allowed = bound_layers(apart.graph, Region(box=point, centre=point.lower), unit=unit).intervals[-1]
-    return bool(((logits >= allowed.lower) & (logits <= allowed.upper)).all())
+    least, most = (logits - allowed.upper).amax(1), (logits - allowed.lower).amin(1)
+    slack = _ending_rounding(apart, allowed, unit)
+    # a log-softmax shifts all logits of an image by one number
+    agree = least - slack <= most + slack if apart.shifted else (least <= 0) & (most >= 0)
+    return bool((agree | ~logits.isfinite().all(1)).all())
+
+
+def _ending_rounding(apart: TakenApart, logits: Interval, unit: float) -> Tensor:
+    """How much a log-softmax at the end of the model can change a margin by rounding in float32, `(n,)`; 0 without one.
+
+    Each result is a logit minus the largest one, minus a logarithm of at most the number of classes.
+    """
+    largest = logits.magnitude.flatten(1).amax(1)
+    return 2 * unit * (4 * largest + math.log(logits.lower.shape[1]) + 1) * apart.shifted
 
 
 def _checked(model: Classifier, images: Array, labels: Array) -> tuple[Images, Labels]:

@@ -19,21 +19,31 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from casemate.data import Array, as_labels, as_tensor, to_float
-from casemate.errors import ModelError, SettingError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError, kind_of
 from casemate.logits import is_valid
 from casemate.memory import batched
-from casemate.models import Classifier, as_classifier, full_precision, judge_of, preserve_state, with_network
+from casemate.models import (
+    Classifier,
+    as_classifier,
+    full_precision,
+    is_randomised,
+    judge_of,
+    preserve_state,
+    with_network,
+)
 from casemate.models.state import frozen
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import Streams, derive
 from casemate.rows import Rows
-from casemate.settings import at_least, between, expect, one_of, positive
+from casemate.settings import at_least, between, expect, not_negative, one_of, positive
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 ABSTAINED: Final = -1
 """The predicted class where the smoothed classifier abstains: the draws do not decide which class is the right one."""
 _BLOCK = 100
 """Draws of an example that share a key of random numbers; results depend on this number, not on the batch size."""
+_COMPARED, _PASSES = 8, 20
+"""Images and passes by which it is found that a network is random."""
 _TOGETHER = 1024
 """Noisy images that pass through the network of `smoothed` at a time."""
 _BEYOND = 1e-6
@@ -132,8 +142,7 @@ class SmoothedCertificate(Rows):
 
         Raises `SettingError` for a radius that is negative or no number.
         """
-        if not radius >= 0:
-            raise SettingError(f"radius = {radius}; expected zero or more, in units of pixels")
+        radius = not_negative("units of pixels").check(radius, "radius")
         return self.right & (self.radius >= radius)
 
     def certified_accuracy(self, radius: float = 0.0) -> float:
@@ -155,6 +164,13 @@ class SmoothedCertificate(Rows):
             f"{self.smoothing.n:,} draws), and all of them together with probability at least "
             f"{max(0.0, 1 - alpha * total):.3g}"
         )
+
+
+def settings_of(given: Smoothing | None) -> Smoothing:
+    """The settings that a caller gave, or the defaults. Raises `SettingError` for anything else."""
+    if given is None or isinstance(given, Smoothing):
+        return given or Smoothing()
+    raise SettingError(f"smoothing is {kind_of(given)}; expected casemate.certification.Smoothing(sigma=0.25)")
 
 
 def binomial_lower_bound(count: np.ndarray, n: int, alpha: float) -> np.ndarray:
@@ -211,7 +227,7 @@ def certify_smoothed(
         ModelError: a network that fails, or whose logits are not those of one fixed function of an image.
         MachineError: not even one image at a time fits into memory.
     """
-    smoothing = smoothing or Smoothing()
+    smoothing = settings_of(smoothing)
     found, truth = _images(images), as_labels(labels)
     draws = {"select": smoothing.n0, "certify": smoothing.n}
     first, votes = _count_votes(as_classifier(model), found, index, smoothing, draws, seed, observer, truth)
@@ -245,7 +261,7 @@ def predict_smoothed(
     """
     from scipy import stats
 
-    smoothing = smoothing or Smoothing()
+    smoothing = settings_of(smoothing)
     found = _images(images)
     (votes,) = _count_votes(
         as_classifier(model), found, index, smoothing, {"predict": smoothing.n}, seed, observer, None
@@ -325,7 +341,7 @@ def smoothed(
     Raises:
         SettingError: less than one draw, or another `output`.
     """
-    smoothing = smoothing or Smoothing()
+    smoothing = settings_of(smoothing)
     draws, output = _DRAWS.check(draws, "draws"), _OUTPUT.check(output, "output")
     model = as_classifier(model)
     return with_network(model, _SmoothedNetwork(model, smoothing.sigma, draws, output))
@@ -387,7 +403,7 @@ def _count_votes(
 
     The last column are the copies whose logits are not finite. Raises as `certify_smoothed`.
     """
-    numbers = torch.arange(len(images)) if index is None else index
+    numbers = torch.arange(len(images) if images.ndim else 0) if index is None else as_labels(index)
     _check(model, images, labels, numbers)
     judge = judge_of(model)
     votes = [torch.zeros(len(images), len(model.classes) + 1, dtype=torch.int64) for _ in draws]
@@ -412,6 +428,11 @@ def _count_votes(
     ):
         for sentence in judge.examine(_on_device(images[:2], judge)):
             raise ModelError(f"{sentence}; a certificate needs one fixed function of a single image")
+        if is_randomised(judge, _on_device(images[:_COMPARED], judge), _PASSES):
+            raise ModelError(
+                "the network returns other logits for the same image from pass to pass: it is random. The draws of a "
+                "certificate must be independent, and of one fixed function of a single image"
+            )
         for start in range(0, len(images), group):
             at = slice(start, start + group)
             some = _on_device(images[at], judge)

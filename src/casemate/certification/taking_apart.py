@@ -25,14 +25,12 @@ from casemate.certification.propagation import OperationGraph
 from casemate.certification.tracing import calls_of, layers_of, unsupported
 from casemate.errors import ModelError
 from casemate.models import Classifier
-from casemate.models.accel.equivalence import relative_difference
-from casemate.models.accel.optimize import has_hooks
 from casemate.models.state import restored
 from casemate.rng import torch_forked
 from casemate.types import Images, Logits
 
 _SAME = 1e-3
-"""Largest difference between the logits of the model and of its operations, relative to the largest logit."""
+"""Largest difference between the logits of the model and of its operations, relative to the image's largest logit."""
 _COMPARED = 8
 """Images on which they are compared."""
 _NEW_MEMORY = frozenset(
@@ -56,6 +54,8 @@ class TakenApart:
     graph: OperationGraph
     logits: Logits
     """Of the images."""
+    shifted: bool
+    """Whether the model ends in a log-softmax, which is left out."""
 
 
 def take_apart(model: Classifier, images: Images, *, dtype: torch.dtype | None = None) -> TakenApart:
@@ -84,7 +84,7 @@ def _compare(model: Classifier, calls: fx.Graph, images: Images) -> None:
         found = _operations(model, calls, images).logits
         torch.manual_seed(0)  # dropout and noise are drawn in the same order
         expected = model(images)
-    if not is_same_function(expected, found):
+    if not _is_same_function(expected, found):
         raise ModelError(
             "the operations found in the model compute other logits than the model: its forward depends on the images "
             "in Python code, keeps something between calls, or writes into a tensor that it uses again. Write such a "
@@ -92,13 +92,16 @@ def _compare(model: Classifier, calls: fx.Graph, images: Images) -> None:
         )
 
 
-def is_same_function(expected: Logits, found: Logits) -> bool:
+def _is_same_function(expected: Logits, found: Logits) -> bool:
     """Whether two computations of logits agree up to rounding and one number per image, which no margin depends on.
 
     Images for which the expected logits are not finite do not count: nothing is claimed about them.
     """
+    if expected.shape != found.shape:
+        return False
     known = expected.isfinite().all(1)
-    return relative_difference(*(each[known].double().log_softmax(1) for each in (expected, found))) <= _SAME
+    one, other = (each[known].double().log_softmax(1) for each in (expected, found))
+    return bool(((one - other).abs() <= _SAME * one.abs().amax(1, keepdim=True)).all())
 
 
 def _operations(model: Classifier, calls: fx.Graph, images: Images) -> TakenApart:
@@ -106,7 +109,8 @@ def _operations(model: Classifier, calls: fx.Graph, images: Images) -> TakenApar
     made = _Calls(model, images)
     for node in calls.nodes:
         made.add(node)
-    return TakenApart(graph=OperationGraph(tuple(made.builder.nodes)), logits=made.builder.values[-1])
+    graph = OperationGraph(tuple(made.builder.nodes))
+    return TakenApart(graph=graph, logits=made.builder.values[-1], shifted=made.shifted)
 
 
 @final
@@ -115,6 +119,7 @@ class _Calls:
 
     def __init__(self, model: Classifier, images: Images) -> None:
         self.builder = GraphBuilder(images, training=model.training)
+        self.shifted = False
         self._model = model
         self._layers = layers_of(model)
         self._results: dict[fx.Node, Any] = {}
@@ -149,11 +154,10 @@ class _Calls:
         build = LAYERS.get(kind)
         given = self._resolved(node.args)
         if _is_ending(node, kind):
+            self.shifted = kind in _SHIFTS
             return given[0]
         if build is None:
             raise unsupported(shown)
-        if has_hooks(layer):
-            raise unsupported(shown, "it has hooks, which could change what it computes")
         if len(given) != 1 or node.kwargs or not isinstance(given[0], Value):
             raise unsupported(shown, "it is called with more than one tensor")
         if getattr(layer, "inplace", False) and self._is_used_again(node):
@@ -166,6 +170,7 @@ class _Calls:
         if not any(isinstance(each, Value) for each in _flat((given, options))):
             return _plain(node, given, options)
         if _is_ending(node, target):
+            self.shifted = target in _SHIFTS
             return self._resolved(_first_input(node))
         shown = f"the call of {target if isinstance(target, str) else getattr(target, '__name__', target)}"
         if target not in FUNCTIONS:
@@ -252,18 +257,19 @@ def _plain(node: fx.Node, given: Sequence[Any], options: Mapping[str, Any]) -> A
     return node.target(*given, **options)  # pyright: ignore[reportCallIssue]
 
 
-_ENDINGS = frozenset(
-    {
-        *(nn.Softmax, nn.LogSoftmax, nn.Sigmoid),
-        *(F.softmax, F.log_softmax, F.sigmoid, torch.softmax, torch.log_softmax, torch.sigmoid),
-        *("softmax", "log_softmax", "sigmoid"),
-    }
-)
+_SHIFTS = frozenset({nn.LogSoftmax, F.log_softmax, torch.log_softmax, "log_softmax"})
+"""Endings that shift all logits of an image by one number."""
+_ENDINGS = _SHIFTS | {
+    *(nn.Softmax, nn.Sigmoid),
+    *(F.softmax, F.sigmoid, torch.softmax, torch.sigmoid),
+    *("softmax", "sigmoid"),
+}
 
 
 def _is_ending(node: fx.Node, kind: Any) -> bool:
     """Whether a call is a softmax over classes at the end of the model, which `Classifier` leaves out.
 
-    A log-softmax too: it shifts all logits of an image by one number, which no margin and no cross-entropy shows.
+    A log-softmax too: it shifts all logits of an image by one number, which no margin and no cross-entropy shows, but
+    its rounding does (`TakenApart.shifted`).
     """
     return kind in _ENDINGS and all(user.op == "output" for user in node.users)

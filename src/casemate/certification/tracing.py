@@ -6,6 +6,7 @@ tensor that it uses again, the trace is not the model; `casemate.certification.t
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from torch.nn.utils import parametrize
 from casemate.errors import ModelError
 from casemate.models import Classifier
 from casemate.models.accel.dropout import HashDropout
+from casemate.models.accel.optimize import is_altered
 from casemate.models.accel.relu_max_pool import ReLUMaxPool2d
 from casemate.models.layers import NoiseLayer
 from casemate.models.outputs import select_logits
@@ -36,8 +38,24 @@ _PREFIX = "model"
 _Key = tuple[tuple[str, type[nn.Module], tuple[tuple[str, object], ...]], ...]
 _KEPT = 8
 """Traces kept per model."""
-_PLAIN = (bool, int, float, str, type(None))
-_traces: WeakKeyDictionary[Classifier, dict[_Key, fx.Graph]] = WeakKeyDictionary()
+_CHECK_EVERY = 64
+"""A trace is compared with the model again after 1, 2, 4, ... uses, and then after as many."""
+_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
+_DEEP = 4
+"""Objects inside one another that are looked at for numbers and texts."""
+_ALTERED = "it has hooks, or a forward of its own in place of that of its class, which the trace does not show"
+
+
+@final
+@dataclass
+class _Kept:
+    """A trace, and how often it was used."""
+
+    graph: fx.Graph
+    uses: int = 0
+
+
+_traces: WeakKeyDictionary[Classifier, dict[_Key, _Kept]] = WeakKeyDictionary()
 
 
 def unsupported(what: str, why: str = "") -> ModelError:
@@ -57,18 +75,25 @@ def layers_of(model: Classifier) -> Mapping[str, nn.Module]:
 def calls_of(model: Classifier, check: Callable[[fx.Graph], None]) -> fx.Graph:
     """The trace of a model in the mode that it is in, the same one until layers, or numbers that they hold, change.
 
-    `check` is called with a new trace, and raises if it is not the model. Raises `ModelError` for a model that cannot
-    be traced.
+    `check` is called with a new trace, and raises if it is not the model; also with a known one from time to time,
+    since code may depend on what the trace is not keyed by, such as random numbers. Raises `ModelError` for a model
+    that cannot be traced.
     """
     key = tuple((name, type(each), _plain_attributes(each)) for name, each in _modules(model))
     known = _traces.setdefault(model, {})
     if key not in known:
         if len(known) == _KEPT:  # a model may count its calls
             known.clear()
-        graph = _trace(model)
-        check(graph)
-        known[key] = graph
-    return known[key]
+        known[key] = _Kept(_trace(model))
+    found = known[key]
+    found.uses += 1
+    if found.uses % _CHECK_EVERY == 0 or (found.uses < _CHECK_EVERY and found.uses.bit_count() == 1):
+        try:
+            check(found.graph)
+        except ModelError:
+            del known[key]
+            raise
+    return found.graph
 
 
 def forget_calls(model: Classifier) -> None:
@@ -86,11 +111,16 @@ def _plain_attributes(module: nn.Module) -> tuple[tuple[str, object], ...]:
     return tuple((name, _hashable(value)) for name, value in vars(module).items())
 
 
-def _hashable(value: Any) -> object:
-    """A number or a text with its type, or those in a tuple or a list; the type only, of anything else."""
+def _hashable(value: Any, deep: int = _DEEP) -> object:
+    """A number or a text with its type, or those inside a tuple, list, dictionary or object; else the type only."""
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if not deep or isinstance(value, nn.Module | Tensor | type):
+        return type(value)
     if isinstance(value, tuple | list):
-        return type(value), tuple(map(_hashable, value))
-    return (type(value), value) if isinstance(value, _PLAIN) else type(value)
+        return type(value), tuple(_hashable(each, deep - 1) for each in value)
+    inside = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return type(value), tuple((_hashable(name), _hashable(each, deep - 1)) for name, each in inside.items())
 
 
 def _is_one_call(module: nn.Module) -> bool:
@@ -148,7 +178,14 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        return super().call_module(m, partial(_classified, m) if isinstance(m, Classifier) else forward, args, kwargs)
+        if isinstance(m, Classifier):
+            if is_altered(m):
+                raise unsupported("the Classifier", _ALTERED)
+            return super().call_module(m, partial(_classified, m), args, kwargs)
+        if _is_one_call(m) and is_altered(m):
+            name = self.path_of_module(m).removeprefix(f"{_PREFIX}.")
+            raise unsupported(f"the layer {name} ({type(m).__name__})", _ALTERED)
+        return super().call_module(m, forward, args, kwargs)
 
     def create_arg(self, a: Any) -> Any:
         is_kept = any(a is each for each in self.root.parameters()) or any(a is each for each in self.root.buffers())
@@ -167,6 +204,8 @@ def _classified(model: Classifier, images: Any) -> Any:
 
 
 def _trace(model: Classifier) -> fx.Graph:
+    if nn.modules.module._has_any_global_hook():
+        raise unsupported("a model while hooks are registered for all modules", "remove them")
     whole = _Whole(model)
     with torch_forked(), torch.enable_grad(), restored(model):
         try:

@@ -25,10 +25,11 @@ Array = Tensor | np.ndarray | Sequence[Any]
 def as_tensor(given: Array, what: str) -> Tensor:
     """A tensor with the numbers of `given`, called `what` in errors; a tensor is returned as it is, or detached.
 
-    An array is copied only where PyTorch cannot use its memory. Raises `DataError` for what is no array of numbers.
+    An array is copied only where PyTorch cannot use its memory, a sparse tensor always. Raises `DataError` for what is no array of numbers.
     """
     if isinstance(given, Tensor):
-        return given.detach() if given.requires_grad else given
+        dense = given if given.layout is torch.strided else given.to_dense()
+        return dense.detach() if dense.requires_grad else dense
     try:
         if isinstance(given, list | tuple) and any(isinstance(each, Tensor) for each in given):
             return torch.stack([torch.as_tensor(each) for each in given])

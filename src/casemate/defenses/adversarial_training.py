@@ -79,7 +79,7 @@ class AdversarialTraining:
         PyTorch's global generator gives the seed of the random starts, as it does for dropout. An image whose gradient
         is not finite is not changed.
         """
-        check_batch(model, images)
+        check_batch(model, images, labels)
         streams = Streams(int(torch.randint(1 << 62, ())), torch.arange(len(images), device=images.device))
         with frozen(model):
             with torch.no_grad():

@@ -143,7 +143,7 @@ class AbstractCertifiedTraining(ABC):
     @final
     def loss_at(self, model: Classifier, images: Images, labels: Labels, ramp: float) -> tuple[Tensor, Logits]:
         """The loss where the share `ramp` of the growth is done, and the logits of the clean images."""
-        check_batch(model, images)
+        check_batch(model, images, labels)
         eps = self.eps * self.train_eps_factor * ramp
         with torch.autocast(images.device.type, enabled=False):  # bounds in bfloat16 would be wider than the ball
             moved = self.moved(model, images, labels, eps) if eps else images

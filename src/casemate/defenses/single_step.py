@@ -122,7 +122,7 @@ def _at_random_start(model: Classifier, images: Images, labels: Labels, ball: Ba
 
     PyTorch's global generator gives the seed. The model is in evaluation mode, as in `AdversarialTraining`.
     """
-    check_batch(model, images)
+    check_batch(model, images, labels)
     streams = Streams(int(torch.randint(1 << 62, ())), torch.arange(len(images), device=images.device))
     start = ball.sample(images.detach(), model.bounds, streams, "start")
     with frozen(model):

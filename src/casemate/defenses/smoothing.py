@@ -53,6 +53,7 @@ class GaussianTraining:
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the mean cross-entropy of the noisy copies, and the logarithms of their mean probabilities."""
+        check_batch(model, images, labels)
         drawn = _logits(model, images, _draw_noise(images, self.sigma, self.draws))
         return _cross_entropy(drawn, labels), _log_mean(_log_probabilities(drawn.detach()))
 
@@ -115,7 +116,7 @@ class SmoothAdversarialTraining:
 
         An image whose gradient is not finite is not changed.
         """
-        check_batch(model, images)
+        check_batch(model, images, labels)
         clean = images.detach()
         ball = self.ball
         size = 2 * self.eps / self.steps if self.step_size is None else self.step_size
@@ -162,6 +163,7 @@ class ConsistencyTraining:
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the regularised mean loss, and the logarithms of the noisy copies' mean probabilities."""
+        check_batch(model, images, labels)
         drawn = _logits(model, images, _draw_noise(images, self.sigma, self.draws))
         each = _log_probabilities(drawn)
         mean = _log_mean(each)

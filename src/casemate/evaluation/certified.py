@@ -36,6 +36,7 @@ from casemate.norms import Norm, format_eps, parse_norm, parse_radii
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import derive
+from casemate.settings import at_least
 from casemate.timing import duration
 from casemate.units import eps_with_share
 
@@ -378,8 +379,9 @@ def evaluate_certified(
     start = time.perf_counter()
     read = parse_radii(eps)
     values = tuple(sorted(set(read)))
-    if sample < 0:
-        raise SettingError(f"sample = {sample}; expected 0 or more certified images that are attacked")
+    sample = at_least(0, "certified images that are attacked").check(sample, "sample")
+    if batch_size is not None:
+        batch_size = at_least(1).check(batch_size, "batch_size")
     norm, model = parse_norm(norm), as_classifier(model)
     attacks = {} if budget is None else attacks_for(budget, norm, values[0], randomised=False)
     given = as_readable(images, labels)

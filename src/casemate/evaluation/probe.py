@@ -9,9 +9,8 @@ from torch import Tensor
 from casemate.attacks import check_images, frozen
 from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import ShapeError
-from casemate.evaluation.findings.randomness import is_randomised
 from casemate.evaluation.shards import shards_of
-from casemate.models import Classifier, judge_of
+from casemate.models import Classifier, is_randomised, judge_of
 from casemate.models.pixel_range import BEYOND
 from casemate.types import Labels
 

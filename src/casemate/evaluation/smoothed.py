@@ -18,6 +18,7 @@ from torch import nn
 
 from casemate.attacks import COMPARED_IMAGES
 from casemate.certification import SmoothedCertificate, Smoothing, certify_smoothed
+from casemate.certification.smoothing import settings_of
 from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as_readable
 from casemate.evaluation.certificates import CERTIFICATES, FinishedParts
 from casemate.evaluation.fingerprints import fingerprint
@@ -256,7 +257,7 @@ def evaluate_smoothed(
     values = tuple(sorted(set(parse_radii(eps))))
     model = as_classifier(model)
     given = within_bounds(as_readable(images, labels), model)
-    smoothing = smoothing or Smoothing()
+    smoothing = settings_of(smoothing)
     few = given.read(slice(0, COMPARED_IMAGES))
     if store is not None:
         model.infer(few.tensors(model.device)[0])

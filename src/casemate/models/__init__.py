@@ -32,6 +32,7 @@ from casemate.models.pixel_range import check_range as check_range
 from casemate.models.pretrained import pretrained_file as pretrained_file
 from casemate.models.pretrained import pretrained_models as pretrained_models
 from casemate.models.pretrained import pretrained_names as pretrained_names
+from casemate.models.randomness import is_randomised as is_randomised
 from casemate.models.registry import create as create
 from casemate.models.registry import names as names
 from casemate.models.registry import register as register

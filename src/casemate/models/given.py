@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from casemate.errors import ModelError, ShapeError, kind_of
 from casemate.models.accel.freeze import Frozen
 from casemate.models.classifier import Classifier, is_numbered
 from casemate.models.pixel_range import check_range
-from casemate.types import Images
+from casemate.types import Images, Labels
 
 
 def as_classifier(given: Any) -> Classifier:
@@ -38,9 +39,9 @@ def as_classifier(given: Any) -> Classifier:
     )
 
 
-def check_batch(model: nn.Module, images: Images) -> None:
+def check_batch(model: nn.Module, images: Images, labels: Labels | None = None) -> None:
     """Raise unless a batch of a training can be attacked: `ModelError` for a module that is not a `Classifier`, and
-    `ShapeError` for images that are not floating-point numbers within its bounds.
+    `ShapeError` for images that are not floating-point numbers of its shape within its bounds, or labels of others.
     """
     if not isinstance(model, Classifier):
         raise ModelError(
@@ -49,8 +50,29 @@ def check_batch(model: nn.Module, images: Images) -> None:
         )
     if not images.is_floating_point():
         raise ShapeError(f"images of type {images.dtype}; expected floating point within {model.bounds}")
+    shape = model.interface["input_shape"]
+    if images.ndim != 4 or (shape is not None and tuple(images.shape[1:]) != shape):
+        wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
+        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted})")
     if len(images):
         check_range(images.detach(), model.bounds)
+    if labels is not None:
+        _check_labels(model, labels, len(images))
+
+
+def _check_labels(model: Classifier, labels: Labels, images: int) -> None:
+    """Raise `ShapeError` unless there is a class of the model for each image."""
+    if labels.shape != (images,) or labels.dtype != torch.int64:
+        raise ShapeError(
+            f"labels of type {labels.dtype} and shape {tuple(labels.shape)} for {images} images; expected one int64 "
+            "number for each"
+        )
+    classes = model.interface["classes"]
+    if classes is not None and images and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise ShapeError(
+            f"labels from {int(labels.min())} to {int(labels.max())}; expected 0 to {len(classes) - 1}, for the "
+            f"{len(classes)} classes of the model"
+        )
 
 
 def _way(given: Any) -> str:

@@ -45,10 +45,13 @@ class Objective(Protocol):
 class TrainingStep:
     """Where a training is when an objective is called for a batch."""
 
-    done: float
-    """Share of all training steps that are done, in [0, 1)."""
+    done: Annotated[float, between(0, 1)]
+    """Share of all training steps that are done, from 0 at the first step."""
     index: Tensor
     """Positions of the batch's images among the training images, `(n,)`."""
+
+    def __post_init__(self) -> None:
+        expect(self)
 
 
 @runtime_checkable

@@ -18,17 +18,11 @@ from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.evaluation.findings.outputs import has_changed
 from casemate.evaluation.intervals import percent
-from casemate.logits import difference, is_right, magnitude, top_gap
-from casemate.memory import batched
-from casemate.models import Classifier, mean_over_samples, with_fixed_seed, with_network
+from casemate.logits import is_right, top_gap
+from casemate.models import Classifier, is_randomised, mean_over_samples, with_fixed_seed, with_network
 from casemate.rng import seeded
 from casemate.types import Images, Logits
 
-_REPEATS, _REPEATED = 4, 8
-"""Number of passes whose logits are compared to see whether a model is randomised, after two of the whole batch, and
-number of images in each."""
-_SAME = 1e-4
-"""Relative difference of logits between passes up to which it is attributed to the rounding of kernels."""
 _MAX_REPEATED, _REPETITIONS = 2, 100
 """Number of images that are classified again after the attacks, and number of times: rare changes need many passes, not
 many images. A change in one pass of 100 is found with probability 0.63, one in one image of 100 with 0.87, and with
@@ -43,21 +37,6 @@ _FALL, _SCREENED = 0.05, 32
 """Fall of the accuracy with more draws above which the check eot-samples is raised, and number of images on which it
 must be as large for the whole sample to be attacked. A fall by 10 points, on images of which 14 % change, is so large
 with probability 0.80; one by 20 points, of which 24 % change, with 0.98."""
-
-
-def is_randomised(model: Classifier, images: torch.Tensor) -> bool:
-    """Whether the logits of the same images differ by more than rounding between passes in evaluation mode.
-
-    All images pass twice, and the first few four times, each time in the same batch.
-    """
-
-    def changes(few: torch.Tensor, passes: int) -> bool:
-        found = [torch.cat(batched(len(few), len(few), lambda part: model(few[part]))) for _ in range(passes)]
-        tolerance = _SAME * magnitude(found[0]).clamp(min=1e-6)
-        return any(bool((difference(each, found[0]) > tolerance).any()) for each in found[1:])
-
-    with frozen(model), torch.no_grad():
-        return changes(images, 2) or changes(images[:_REPEATED], _REPEATS)
 
 
 @check(

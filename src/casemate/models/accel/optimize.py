@@ -76,9 +76,14 @@ def has_hooks(module: nn.Module) -> bool:
     return any(hooks)
 
 
+def is_altered(module: nn.Module) -> bool:
+    """Whether a module may compute something else than its class does: it has hooks, or a `forward` of its own."""
+    return has_hooks(module) or "forward" in vars(module)
+
+
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module has no hooks and no parametrised weights."""
-    return not has_hooks(module) and not parametrize.is_parametrized(module)
+    """Whether a module is that of its class, and has no parametrised weights."""
+    return not is_altered(module) and not parametrize.is_parametrized(module)
 
 
 def _remove_dropout(model: nn.Module) -> Iterator[int]:

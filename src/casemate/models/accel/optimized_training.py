@@ -12,7 +12,7 @@ from torch import nn
 
 from casemate.models.accel.dropout import HashDropout
 from casemate.models.accel.equivalence import TOLERANCE, logit_difference
-from casemate.models.accel.optimize import WITHOUT_WEIGHTS, has_hooks, optimize_for_training
+from casemate.models.accel.optimize import WITHOUT_WEIGHTS, is_altered, optimize_for_training
 from casemate.models.classifier import Classifier
 from casemate.types import Images
 
@@ -46,7 +46,7 @@ def _optimized_layers(model: Classifier, images: Images) -> list[tuple[str, nn.M
 
     The list is also empty for a model with hooks, which would be called for the copies too.
     """
-    if any(has_hooks(module) for module in model.modules()):
+    if any(is_altered(module) for module in model.modules()):
         return []
     try:
         plain, made = copy.deepcopy(model).train(), copy.deepcopy(model).train()
