@@ -25,7 +25,8 @@ Array = Tensor | np.ndarray | Sequence[Any]
 def as_tensor(given: Array, what: str) -> Tensor:
     """A tensor with the numbers of `given`, called `what` in errors; a tensor is returned as it is, or detached.
 
-    An array is copied only where PyTorch cannot use its memory, a sparse tensor always. Raises `DataError` for what is no array of numbers.
+    An array is copied only where PyTorch cannot use its memory, a sparse tensor always. Raises `DataError` for what is
+    no array of numbers.
     """
     if isinstance(given, Tensor):
         dense = given if given.layout is torch.strided else given.to_dense()
