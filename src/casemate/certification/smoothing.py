@@ -44,6 +44,8 @@ _BLOCK = 100
 """Draws of an example that share a key of random numbers; results depend on this number, not on the batch size."""
 _COMPARED, _PASSES = 8, 20
 """Images and passes by which it is found that a network is random."""
+CHECKED_IMAGES = _COMPARED * (2 + _PASSES)
+"""Images that a call passes through the network for that, at most, before its votes."""
 _TOGETHER = 1024
 """Noisy images that pass through the network of `smoothed` at a time."""
 _BEYOND = 1e-6

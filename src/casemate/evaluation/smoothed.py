@@ -5,6 +5,7 @@ attacks find on the model itself says nothing about that one, so no attack is ru
 `casemate.certification.smoothed`.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from torch import nn
 
 from casemate.attacks import COMPARED_IMAGES
 from casemate.certification import SmoothedCertificate, Smoothing, certify_smoothed
-from casemate.certification.smoothing import settings_of
+from casemate.certification.smoothing import CHECKED_IMAGES, settings_of
 from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as_readable
 from casemate.evaluation.certificates import CERTIFICATES, FinishedParts
 from casemate.evaluation.fingerprints import fingerprint
@@ -205,7 +206,8 @@ def smoothing_settings(smoothing: Smoothing) -> dict[str, Any]:
 def smoothed_queries(count: int, smoothing: Smoothing) -> int:
     """The most images that `evaluate_smoothed` passes through the model for `count` images, with a store."""
     examined = count + 2 * COMPARED_IMAGES  # a few of each part, and what identifies the model
-    return count * (smoothing.n0 + smoothing.n) + examined
+    checked = math.ceil(count / _TOGETHER) * CHECKED_IMAGES
+    return count * (smoothing.n0 + smoothing.n) + examined + checked
 
 
 def smoothed_seconds(model: Classifier, images: ReadableImages, smoothing: Smoothing) -> float:

@@ -23,6 +23,7 @@ from casemate.cli.shared.options import (
 from casemate.errors import SettingError
 from casemate.evaluation import Budget
 from casemate.evaluation.certified import evaluate_certified
+from casemate.settings import at_least
 
 CertifiedNorm = Literal["linf", "l2", "l1"]
 """The norms in which there are certificates."""
@@ -114,8 +115,8 @@ class CertifyRequest:
                 raise SettingError(f"{name} with --no-attack, with which nothing is attacked; give one of the two")
         if smoothed and self.norm not in (None, "l2"):
             raise SettingError(f"--norm {self.norm} with --smoothing, whose certificates are in l2; leave --norm out")
-        if self.sample is not None and self.sample < 0:
-            raise SettingError(f"sample = {self.sample}; expected 0 or more certified images that are attacked")
+        if self.sample is not None:
+            at_least(0, "certified images that are attacked").check(self.sample, "sample")
         if self.loading.black_box and not smoothed:
             raise SettingError(
                 "--black-box: bounds need the layers of the network, which a black box does not show; give a model in "
