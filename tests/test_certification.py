@@ -2,7 +2,6 @@
 
 import gc
 import math
-import random
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -750,28 +749,50 @@ def test_numbers_of_the_code_count_as_they_are_now() -> None:
     assert certify(model, images, labels, 0).certified.all()
 
 
-class RandomDepth(nn.Module):
-    """Skips its hidden layer by a draw of Python's, which no trace and no attribute shows."""
+class Late(nn.Module):
+    """Scales its logits by a number that no trace and no attribute shows."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: Callable[[], float]) -> None:
         super().__init__()
-        self.hidden, self.head = nn.Linear(72, 72), nn.Linear(72, 3)
+        self.head, self.factor = nn.Linear(72, 3), factor
 
     def forward(self, images: Tensor) -> Tensor:
-        flat = images.flatten(1)
-        return self.head(flat if random.random() < 0.5 else flat + F.relu(self.hidden(flat)))
+        return self.head(images.flatten(1)) * self.factor()
 
 
 def test_a_trace_that_stops_being_the_model_is_noticed() -> None:
-    random.seed(0)
-    model, images = Classifier(RandomDepth(), input_shape=SHAPE, classes=3).eval(), some_images(4)
+    numbers = {"factor": 1.0}
+    model = Classifier(Late(lambda: numbers["factor"]), input_shape=SHAPE, classes=3).eval()
 
     def use(times: int) -> None:
         for _ in range(times):
-            take_apart(model, images)
+            take_apart(model, some_images(4))
 
+    use(70)
+    numbers["factor"] = 2.0
     with pytest.raises(ModelError, match="compute other logits than the model"):
-        use(65)
+        use(64)  # one of them compares the trace again
+
+
+def test_a_hook_on_a_layer_that_is_added_later_is_refused() -> None:
+    model, images = model_of("dense"), some_images(4)
+    for _ in range(4):
+        take_apart(model, images)
+    layer = next(each for each in model.modules() if isinstance(each, nn.Linear))
+    layer.register_forward_hook(lambda module, given, output: output + 1)
+    with pytest.raises(ModelError, match="it has hooks, or a forward of its own"):
+        take_apart(model, images)
+
+
+def test_a_trace_whose_comparison_failed_otherwise_is_not_kept() -> None:
+    model = model_of("dense")
+
+    def out_of_memory(graph: Any) -> None:
+        raise MemoryError
+
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            calls_of(model, out_of_memory)
 
 
 def test_a_model_that_counts_its_calls_keeps_few_traces() -> None:
@@ -872,14 +893,15 @@ def test_a_softmax_at_the_end_changes_no_certificate() -> None:
         assert torch.allclose(certify(ended, images, labels, 0.01).margin, plain, atol=1e-4)
 
 
+@pytest.mark.parametrize("ending", [nn.LogSoftmax(dim=1), nn.Softmax(dim=1)])
 @pytest.mark.parametrize("method", ["interval", "crown-ibp", "crown"])
-def test_the_rounding_of_a_log_softmax_at_the_end_counts(method: Any) -> None:
+def test_the_rounding_of_an_ending_counts(method: Any, ending: nn.Module) -> None:
     """Two logits that differ by 1e-5 of a pixel are the same number after it, and the first class is the answer."""
     layer = nn.Linear(1, 3)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.0], [1e-5], [0.0]]))
         layer.bias.copy_(torch.tensor([0.0, 0.0, -1.0]))
-    network = nn.Sequential(nn.Flatten(), layer, nn.LogSoftmax(dim=1))
+    network = nn.Sequential(nn.Flatten(), layer, ending)
     assert int(network(torch.full((1, 1, 1, 1), 0.0011)).argmax()) == 0
     found = certify(network, torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.499, method=method)
     assert not found.certified.any()
@@ -906,7 +928,7 @@ class OnTensors(nn.Module):
 
 
 class Autocast(nn.Module):
-    """Computes in bfloat16."""
+    """Computes in bfloat16, where the looser comparison of a training sees no difference."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -937,7 +959,7 @@ def with_a_forward_of_its_own() -> nn.Module:
         (with_a_forward_of_its_own, r"no bounds for the layer .*1 \(Linear\): it has hooks, or a forward of its own"),
         (lambda: OnTensors(turned), "on some images of the balls: its forward is random, depends on the images"),
         (lambda: OnTensors(lambda images, logits: logits + 1e-4 * torch.rand_like(logits)), "forward is random"),
-        (Autocast, "compute other logits than the model"),
+        (Autocast, "or computes in lower precision than float32"),
     ],
     ids=["hook", "own forward", "isinstance", "random", "autocast"],
 )
@@ -972,8 +994,8 @@ def test_another_image_of_the_batch_hides_no_difference() -> None:
         certify(network, images, torch.tensor([0, 0]), 0.0, method="interval")
 
 
-def test_a_factor_too_small_for_float32_is_refused() -> None:
-    """Below 1.2e-38 a float32 has few digits, and the product is not what the bounds allow for."""
+def test_the_rounding_of_a_factor_too_small_for_float32_counts() -> None:
+    """Below 1.2e-38 a float32 has few digits."""
 
     class Tiny(nn.Module):
         def __init__(self) -> None:
@@ -984,8 +1006,8 @@ def test_a_factor_too_small_for_float32_is_refused() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return torch.cat([self.head(images.flatten(1)) * 1.402e-42 * 1e20, images.flatten(1) * 0 + 0.7015], dim=1)
 
-    with pytest.raises(ModelError, match="factor"):
-        certify(Tiny(), torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.01, method="interval")
+    found = certify(Tiny(), torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.01, method="interval")
+    assert not found.certified.any()
 
 
 def test_weights_that_are_computed_from_others_count_as_they_are() -> None:
@@ -1017,3 +1039,32 @@ def test_sparse_images_are_those_that_they_stand_for() -> None:
     labels = model(images).argmax(1)
     found = certify(model, images.to_sparse(), labels, 0.01)
     assert torch.equal(found.margin, certify(model, images, labels, 0.01).margin)
+
+
+def test_the_rounding_of_the_sigmoid_of_one_logit_counts() -> None:
+    layer = nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(0.0)
+        layer.bias.fill_(1e-9)
+    network = nn.Sequential(nn.Flatten(), layer, nn.Sigmoid())
+    image = torch.full((1, 1, 1, 1), 0.5)
+    assert network(image).item() == 0.5
+    assert not certify(network, image, torch.tensor([1]), 0.1).certified.any()
+    with torch.no_grad():
+        layer.bias.fill_(0.1)
+    assert certify(network, image, torch.tensor([1]), 0.1).certified.all()
+
+
+def test_a_sigmoid_of_several_classes_is_refused() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Sigmoid())
+    with pytest.raises(
+        ModelError, match="no bounds for a sigmoid of several classes at the end: its results are equal"
+    ):
+        certify(network, some_images(2), torch.tensor([0, 1]), 0.1)
+
+
+def test_the_margin_of_logits_that_are_no_numbers_is_minus_infinity() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
+    with torch.no_grad():
+        network[1].weight[1, 3] = math.nan  # type: ignore[index]
+    assert certify(network, some_images(2), torch.tensor([0, 1]), 0.1).margin.tolist() == [-math.inf, -math.inf]

@@ -879,6 +879,22 @@ def test_a_ctrl_c_that_was_dropped_comes_again(
 
 
 @pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("ending", [None, ValueError("another")])
+def test_a_ctrl_c_that_was_dropped_at_the_end_stops_the_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ending: Exception | None
+) -> None:
+    def interrupted(self: Info) -> None:
+        _caught()
+        if ending is not None:
+            raise ending
+
+    monkeypatch.setattr(Info, "run", interrupted)
+    monkeypatch.setattr(sigint, "_DELAY", 60)
+    code, _, err = run("info")
+    assert (code, err) == (130, "stopped: with Ctrl-C.\n")
+
+
+@pytest.mark.usefixtures("listening")
 def test_cleaning_up_after_a_ctrl_c_is_not_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 

@@ -128,7 +128,8 @@ def overview(name: str) -> str:
         words = ""
         if known:
             estimate = known[0][what][known[0]["eps"].index(EPS)]
-            words = f"{shown(estimate)}, {images_of(known[0])}"
+            is_void = what == "certified" and known[0]["void"]
+            words = f"{'void' if is_void else shown(estimate)}, {images_of(known[0])}"
         cells.append(words)
     return f"| {' | '.join(cells)} |"
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from casemate.certification.operations import AbstractOperation, Pads
@@ -68,16 +67,6 @@ class GraphBuilder:
 Build = Callable[..., Any]
 """Adds the operations of a layer (builder, layer, input) or of a function (builder, its arguments); returns the result.
 Raises `RefusedError`."""
-
-
-def expect_factor(factor: Tensor) -> Tensor:
-    """The factor, unless it is so small that float32 has few digits of it, and the bounds are to be a proof (float64).
-
-    Raises `RefusedError` then, since its rounding is not the relative one that the bounds allow for.
-    """
-    if factor.dtype == torch.float64 and ((factor != 0) & (factor.abs() < torch.finfo(torch.float32).tiny)).any():
-        raise RefusedError("with a factor below 1.2e-38, of which float32 has few digits")
-    return factor
 
 
 def pair_of(size: Any) -> tuple[int, int]:

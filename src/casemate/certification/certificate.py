@@ -29,8 +29,9 @@ from casemate.logits import is_right
 from casemate.memory import batched
 from casemate.models import Classifier, as_classifier, check_range, full_precision, judge_of, user_call
 from casemate.models.state import frozen
-from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
+from casemate.norms import Ball, Bounds, Norm, format_eps, parse_eps, parse_norm
 from casemate.progress import NULL_OBSERVER, Observer
+from casemate.rng import Streams
 from casemate.rows import Rows
 from casemate.settings import at_least, one_of
 from casemate.types import Flags, Images, Labels, Logits, PerExample
@@ -39,6 +40,8 @@ Method = Literal["interval", "crown-ibp", "crown"]
 _METHOD = one_of("interval", "crown-ibp", "crown")
 _LARGEST = 1e30
 """The largest number inside a network up to which no sum of the network overflows in float32."""
+_UNITS = 8
+"""Roundings of exponentials, logarithms and quotients at the end of a model, in units of 1."""
 _EITHER = 0.5
 """Probability of either end of a pixel's range at a corner of the box."""
 
@@ -166,7 +169,7 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
     largest = torch.stack([each.magnitude.flatten(1).amax(1) for each in bounds.intervals]).amax(0)
     finite = logits.isfinite().all(1) & (largest < _LARGEST)
     ending = _ending_rounding(apart, bounds.intervals[-1], unit)
-    lowest = margins.amin(1).where(finite, -torch.inf) - ending
+    lowest = (margins.amin(1) - ending).where(finite, -torch.inf)
     if method == "crown":
         open_ = (right & finite & ~(lowest > 0)).nonzero().squeeze(1)  # elsewhere these slow bounds prove nothing new
         if len(open_):
@@ -182,23 +185,33 @@ def _check_operations(
 ) -> None:
     """Raise `ModelError` unless the operations compute the model's logits up to the rounding that is allowed for.
 
-    That is looked at for the images, and at corners of the box around each ball: some with all pixels at the same end,
-    some at random.
+    That is looked at for the images, and for points of the balls: corners in Linf, some with all pixels at the same end
+    and some at random; else points drawn at random.
     """
-    low, high = (each.to(images.dtype) for each in ball.limits(images, model.bounds))
-    generator = torch.Generator().manual_seed(0)
-    upwards = torch.rand(len(images), 1, 1, 1, generator=generator) < _EITHER
-    mixed = torch.rand(images.shape, generator=generator) < _EITHER
-    compared = [(images, logits, apart)]
-    for towards in (upwards, mixed):
-        corner = torch.where(towards.to(images.device), high, low)
-        compared.append((corner, model(corner), take_apart(model, corner, dtype=torch.float64)))
-    if not all(_is_rounded(found, parts, points, unit) for points, found, parts in compared):
+    compared = [(images, logits)]
+    for moved in _points(images, ball, model.bounds):
+        compared.append((moved, model(moved)))
+    if not all(_is_rounded(found, apart, points, unit) for points, found in compared):
         raise ModelError(
             "the operations found in the model compute other logits than the model on some images of the balls: its "
-            "forward is random, depends on the images in Python code, or computes in lower precision than float32. "
-            "Write that part without if and loops over values, and without autocast"
+            "forward is random, depends on the images in Python code, or computes in lower precision than float32 "
+            "(convolutions on a GPU also by Winograd's or Fourier transforms). Write that part without if and loops "
+            "over values, and without autocast"
         )
+
+
+def _points(images: Images, ball: Ball, bounds: Bounds) -> Iterator[Images]:
+    """Two points of the ball around each image."""
+    if ball.norm != "linf":
+        streams = Streams(0, torch.arange(len(images), device=images.device))
+        for number in range(2):
+            yield ball.sample(images, bounds, streams, "compared", number)
+        return
+    low, high = (each.to(images.dtype) for each in ball.limits(images, bounds))
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((len(images), 1, 1, 1), images.shape):  # all pixels of an image at the same end, or at any
+        upwards = torch.rand(shape, generator=generator) < _EITHER
+        yield torch.where(upwards.to(images.device), high, low)
 
 
 def _is_rounded(logits: Logits, apart: TakenApart, images: Images, unit: float) -> bool:
@@ -208,20 +221,23 @@ def _is_rounded(logits: Logits, apart: TakenApart, images: Images, unit: float) 
     """
     point = Interval(images.double(), images.double())
     allowed = bound_layers(apart.graph, Region(box=point, centre=point.lower), unit=unit).intervals[-1]
-    least, most = (logits - allowed.upper).amax(1), (logits - allowed.lower).amin(1)
     slack = _ending_rounding(apart, allowed, unit)
+    least, most = (logits - allowed.upper).amax(1) - slack, (logits - allowed.lower).amin(1) + slack
     # a log-softmax shifts all logits of an image by one number
-    agree = least - slack <= most + slack if apart.shifted else (least <= 0) & (most >= 0)
+    agree = least <= most if apart.ending == "log_softmax" else (least <= 0) & (most >= 0)
     return bool((agree | ~logits.isfinite().all(1)).all())
 
 
 def _ending_rounding(apart: TakenApart, logits: Interval, unit: float) -> Tensor:
-    """How much a log-softmax at the end of the model can change a margin by rounding in float32, `(n,)`; 0 without one.
+    """How much the ending of the model can change which class is the largest by rounding in float32, `(n,)`; 0 if none.
 
-    Each result is a logit minus the largest one, minus a logarithm of at most the number of classes.
+    A softmax takes off the largest logit, a log-softmax also a logarithm of at most the number of classes. A sigmoid of
+    one logit rounds to 1/2 where that is a few units.
     """
     largest = logits.magnitude.flatten(1).amax(1)
-    return 2 * unit * (4 * largest + math.log(logits.lower.shape[1]) + 1) * apart.shifted
+    if not apart.ending:
+        return torch.zeros_like(largest)
+    return 2 * unit * (4 * largest + math.log(logits.lower.shape[1]) + _UNITS)
 
 
 def _checked(model: Classifier, images: Array, labels: Array) -> tuple[Images, Labels]:

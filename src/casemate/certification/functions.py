@@ -15,7 +15,6 @@ from casemate.certification.builder import (
     GraphBuilder,
     RefusedError,
     Value,
-    expect_factor,
     map_size,
     pair_of,
     zero_pads,
@@ -217,7 +216,7 @@ def _divided(builder: GraphBuilder, one: Any, other: Any) -> Value:
 
 def add_scaled(builder: GraphBuilder, given: Value, scale: Any, shift: Any, *, sign: int = 1) -> Value:
     """`given` times a constant, plus `sign` times another one; None leaves one out."""
-    factor = expect_factor(_as_tensor(builder, given, 1.0 if scale is None else scale))
+    factor = _as_tensor(builder, given, 1.0 if scale is None else scale)
     added = sign * _as_tensor(builder, given, 0.0 if shift is None else shift)
     shape = torch.broadcast_shapes(factor.shape, added.shape)
     return builder.add(Scaling(factor.expand(shape), added.expand(shape), added.abs().expand(shape), 3), given)

@@ -10,16 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from casemate.certification.builder import (
-    Build,
-    GraphBuilder,
-    RefusedError,
-    Value,
-    expect_factor,
-    map_size,
-    pair_of,
-    zero_pads,
-)
+from casemate.certification.builder import Build, GraphBuilder, RefusedError, Value, map_size, pair_of, zero_pads
 from casemate.certification.functions import (
     add_adaptive_averages,
     add_averages,
@@ -75,7 +66,6 @@ def _batch_norm(builder: GraphBuilder, layer: nn.BatchNorm1d | nn.BatchNorm2d, g
     scale = (variance + layer.eps).rsqrt()
     if layer.weight is not None:
         scale = scale * builder.cast(layer.weight)
-    scale = expect_factor(scale)
     shift, size = -mean * scale, (mean * scale).abs()
     if layer.bias is not None:
         bias = builder.cast(layer.bias)

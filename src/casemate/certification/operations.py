@@ -311,8 +311,9 @@ class Scaling(AbstractAffineOperation):
         return inputs[0] * self.scale + self.shift
 
     def absolute(self, radius: Tensor) -> Tensor:
-        """`radius` times the absolute scale."""
-        return radius * self.scale.abs()
+        """`radius` times the absolute scale; times 1.2e-38 where that is smaller, since float32 then has few digits."""
+        size = self.scale.abs()
+        return radius * size.clamp(min=torch.finfo(torch.float32).tiny).where(size > 0, 0.0)
 
     def spread(self) -> Tensor | float:
         """The numbers that the shift is computed from."""

@@ -142,7 +142,7 @@ class SmoothedCertificate(Rows):
     def right_within(self, radius: float) -> Flags:
         """Which images are certified to be predicted as their true class everywhere within `radius` in L2.
 
-        Raises `SettingError` for a radius that is negative or no number.
+        Raises `SettingError` for a radius that is negative, not finite or no number.
         """
         radius = not_negative("units of pixels").check(radius, "radius")
         return self.right & (self.radius >= radius)
@@ -405,7 +405,7 @@ def _count_votes(
 
     The last column are the copies whose logits are not finite. Raises as `certify_smoothed`.
     """
-    numbers = torch.arange(len(images) if images.ndim else 0) if index is None else as_labels(index)
+    numbers = torch.arange(len(images) if images.ndim else 0) if index is None else as_tensor(index, "index")
     _check(model, images, labels, numbers)
     judge = judge_of(model)
     votes = [torch.zeros(len(images), len(model.classes) + 1, dtype=torch.int64) for _ in draws]

@@ -29,7 +29,7 @@ from casemate.models.state import restored
 from casemate.rng import torch_forked
 from casemate.types import Images, Logits
 
-_SAME = 1e-3
+_SAME = 1e-2
 """Largest difference between the logits of the model and of its operations, relative to the image's largest logit."""
 _COMPARED = 8
 """Images on which they are compared."""
@@ -54,8 +54,8 @@ class TakenApart:
     graph: OperationGraph
     logits: Logits
     """Of the images."""
-    shifted: bool
-    """Whether the model ends in a log-softmax, which is left out."""
+    ending: str
+    """softmax, log_softmax or sigmoid, if the model ends in one, which is left out; else ""."""
 
 
 def take_apart(model: Classifier, images: Images, *, dtype: torch.dtype | None = None) -> TakenApart:
@@ -110,7 +110,7 @@ def _operations(model: Classifier, calls: fx.Graph, images: Images) -> TakenApar
     for node in calls.nodes:
         made.add(node)
     graph = OperationGraph(tuple(made.builder.nodes))
-    return TakenApart(graph=graph, logits=made.builder.values[-1], shifted=made.shifted)
+    return TakenApart(graph=graph, logits=made.builder.values[-1], ending=made.ending)
 
 
 @final
@@ -119,7 +119,7 @@ class _Calls:
 
     def __init__(self, model: Classifier, images: Images) -> None:
         self.builder = GraphBuilder(images, training=model.training)
-        self.shifted = False
+        self.ending = ""
         self._model = model
         self._layers = layers_of(model)
         self._results: dict[fx.Node, Any] = {}
@@ -154,7 +154,7 @@ class _Calls:
         build = LAYERS.get(kind)
         given = self._resolved(node.args)
         if _is_ending(node, kind):
-            self.shifted = kind in _SHIFTS
+            self.ending = _ENDINGS[kind]
             return given[0]
         if build is None:
             raise unsupported(shown)
@@ -170,7 +170,7 @@ class _Calls:
         if not any(isinstance(each, Value) for each in _flat((given, options))):
             return _plain(node, given, options)
         if _is_ending(node, target):
-            self.shifted = target in _SHIFTS
+            self.ending = _ENDINGS[target]
             return self._resolved(_first_input(node))
         shown = f"the call of {target if isinstance(target, str) else getattr(target, '__name__', target)}"
         if target not in FUNCTIONS:
@@ -197,6 +197,8 @@ class _Calls:
         if not isinstance(found, Value):
             raise unsupported(f"an output that is {type(output).__name__}", "let the network return the logits only")
         shape = tuple(self.builder.value(found).shape[1:])
+        if self.ending == "sigmoid" and shape not in ((), (1,)):
+            raise unsupported("a sigmoid of several classes at the end", "its results are equal where logits are large")
         if shape in ((), (1,)):
             if not shape:
                 found = self.builder.add(Reshape((), (1,)), found)
@@ -257,19 +259,18 @@ def _plain(node: fx.Node, given: Sequence[Any], options: Mapping[str, Any]) -> A
     return node.target(*given, **options)  # pyright: ignore[reportCallIssue]
 
 
-_SHIFTS = frozenset({nn.LogSoftmax, F.log_softmax, torch.log_softmax, "log_softmax"})
-"""Endings that shift all logits of an image by one number."""
-_ENDINGS = _SHIFTS | {
-    *(nn.Softmax, nn.Sigmoid),
-    *(F.softmax, F.sigmoid, torch.softmax, torch.sigmoid),
-    *("softmax", "sigmoid"),
+_ENDINGS: Mapping[Any, str] = {
+    **dict.fromkeys((nn.Softmax, F.softmax, torch.softmax, "softmax"), "softmax"),
+    **dict.fromkeys((nn.LogSoftmax, F.log_softmax, torch.log_softmax, "log_softmax"), "log_softmax"),
+    **dict.fromkeys((nn.Sigmoid, F.sigmoid, torch.sigmoid, "sigmoid"), "sigmoid"),
 }
+"""Layers, functions and methods that end a model, by what they compute."""
 
 
 def _is_ending(node: fx.Node, kind: Any) -> bool:
     """Whether a call is a softmax over classes at the end of the model, which `Classifier` leaves out.
 
-    A log-softmax too: it shifts all logits of an image by one number, which no margin and no cross-entropy shows, but
-    its rounding does (`TakenApart.shifted`).
+    A log-softmax too: it shifts all logits of an image by one number, which no margin and no cross-entropy shows. What
+    margins show is the rounding of an ending (`TakenApart.ending`).
     """
     return kind in _ENDINGS and all(user.op == "output" for user in node.users)

@@ -5,9 +5,11 @@ tensor that it uses again, the trace is not the model; `casemate.certification.t
 """
 
 import operator
+from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -41,8 +43,8 @@ _KEPT = 8
 _CHECK_EVERY = 64
 """A trace is compared with the model again after 1, 2, 4, ... uses, and then after as many."""
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
-_DEEP = 4
-"""Objects inside one another that are looked at for numbers and texts."""
+_DEEP, _LARGEST = 4, 64
+"""Collections inside one another that are looked at for numbers and texts, and entries of one."""
 _ALTERED = "it has hooks, or a forward of its own in place of that of its class, which the trace does not show"
 
 
@@ -79,20 +81,17 @@ def calls_of(model: Classifier, check: Callable[[fx.Graph], None]) -> fx.Graph:
     since code may depend on what the trace is not keyed by, such as random numbers. Raises `ModelError` for a model
     that cannot be traced.
     """
+    if nn.modules.module._has_any_global_hook():
+        raise unsupported("a model while hooks are registered for all modules", "remove them")
     key = tuple((name, type(each), _plain_attributes(each)) for name, each in _modules(model))
     known = _traces.setdefault(model, {})
-    if key not in known:
-        if len(known) == _KEPT:  # a model may count its calls
-            known.clear()
-        known[key] = _Kept(_trace(model))
-    found = known[key]
+    if len(known) == _KEPT and key not in known:  # a model may count its calls
+        known.clear()
+    found = known.pop(key, None) or _Kept(_trace(model))
     found.uses += 1
     if found.uses % _CHECK_EVERY == 0 or (found.uses < _CHECK_EVERY and found.uses.bit_count() == 1):
-        try:
-            check(found.graph)
-        except ModelError:
-            del known[key]
-            raise
+        check(found.graph)  # if it raises, whatever that is, the trace is not kept
+    known[key] = found
     return found.graph
 
 
@@ -107,20 +106,23 @@ def _plain_attributes(module: nn.Module) -> tuple[tuple[str, object], ...]:
     Of a layer that is traced as one call only its mode, since the operations are built from what it holds then.
     """
     if _is_one_call(module):
-        return (("training", module.training),)
+        return ("training", module.training), ("altered", is_altered(module))
     return tuple((name, _hashable(value)) for name, value in vars(module).items())
 
 
 def _hashable(value: Any, deep: int = _DEEP) -> object:
-    """A number or a text with its type, or those inside a tuple, list, dictionary or object; else the type only."""
+    """A number or a text with its type, or those inside collections and plain records; of anything else the type only.
+
+    An object of another kind may count the calls, and be large; where its numbers matter, the repeated check shows it.
+    """
     if isinstance(value, _PLAIN):
         return type(value), value
-    if not deep or isinstance(value, nn.Module | Tensor | type):
+    if is_dataclass(value) or isinstance(value, SimpleNamespace | Namespace):
+        value = vars(value) if hasattr(value, "__dict__") else {}
+    if not deep or not isinstance(value, tuple | list | dict) or len(value) > _LARGEST:
         return type(value)
-    if isinstance(value, tuple | list):
-        return type(value), tuple(_hashable(each, deep - 1) for each in value)
-    inside = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return type(value), tuple((_hashable(name), _hashable(each, deep - 1)) for name, each in inside.items())
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    return type(value), tuple((_hashable(name), _hashable(each, deep - 1)) for name, each in list(inside))
 
 
 def _is_one_call(module: nn.Module) -> bool:
@@ -204,8 +206,6 @@ def _classified(model: Classifier, images: Any) -> Any:
 
 
 def _trace(model: Classifier) -> fx.Graph:
-    if nn.modules.module._has_any_global_hook():
-        raise unsupported("a model while hooks are registered for all modules", "remove them")
     whole = _Whole(model)
     with torch_forked(), torch.enable_grad(), restored(model):
         try:

@@ -62,16 +62,19 @@ def check_batch(model: nn.Module, images: Images, labels: Labels | None = None) 
 
 def _check_labels(model: Classifier, labels: Labels, images: int) -> None:
     """Raise `ShapeError` unless there is a class of the model for each image."""
-    if labels.shape != (images,) or labels.dtype != torch.int64:
+    if labels.shape != (images,) or labels.dtype not in (torch.int64, torch.uint8):
         raise ShapeError(
             f"labels of type {labels.dtype} and shape {tuple(labels.shape)} for {images} images; expected one int64 "
             "number for each"
         )
     classes = model.interface["classes"]
-    if classes is not None and images and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+    if classes is None or not images:
+        return
+    least, most = torch.stack(labels.aminmax()).tolist()
+    if not 0 <= least <= most < len(classes):
         raise ShapeError(
-            f"labels from {int(labels.min())} to {int(labels.max())}; expected 0 to {len(classes) - 1}, for the "
-            f"{len(classes)} classes of the model"
+            f"labels from {least} to {most}; expected 0 to {len(classes) - 1}, for the {len(classes)} classes of the "
+            "model"
         )
 
 

@@ -84,8 +84,8 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
         f"without an attack, on all {len(plan.dataset.test):,} test images and on the first ones. Robust EPS: the "
         f"share of images that no attack of the budget `{plan.budget}` fools within EPS in Linf, for pixels in "
         "[0, 1], an upper bound of the true share. Certified EPS, where it is given: the share proven robust, a lower "
-        f"bound. Verdict: at {format_eps(plan.eps)}, on all test images where they were attacked, with the findings at "
-        "any eps that weaken or void a number. "
+        f"bound. Verdict: of `casemate.evaluate` at {format_eps(plan.eps)}, on all test images where it ran on them, "
+        "else on the first ones, with the findings at any eps that weaken or void a number. "
         "Training: processor time of all threads, which other work on the machine changes little, and wall-clock time. "
         "Several seeds are those of the attacks on one training. In brackets 95 % intervals.",
         "",

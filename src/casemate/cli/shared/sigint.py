@@ -42,11 +42,12 @@ def redeliver_interrupts() -> Iterator[None]:
     hook_before = sys.unraisablehook
     alive: list[weakref.ref[_Interrupt]] = []
     pending: list[threading.Timer] = []
-    has_left = threading.Event()
+    has_left, was_dropped = threading.Event(), threading.Event()
 
     def again(dropped: object) -> None:
         del dropped
-        if not has_left.is_set():
+        if not (has_left.is_set() or was_dropped.is_set()):
+            was_dropped.set()
             timer = threading.Timer(_DELAY, _thread.interrupt_main)
             timer.daemon = True
             pending.append(timer)
@@ -59,10 +60,13 @@ def redeliver_interrupts() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         del number, frame
+        was_dropped.clear()
         raise watched()
 
     def hook(dropped: "sys.UnraisableHookArgs") -> None:
-        if not is_interruption(dropped.exc_value):
+        if is_interruption(dropped.exc_value):
+            again(dropped)  # of an interrupt that another handler raised nothing else tells
+        else:
             hook_before(dropped)
 
     sys.unraisablehook = hook
@@ -76,3 +80,5 @@ def redeliver_interrupts() -> Iterator[None]:
         sys.unraisablehook = hook_before
         if signal.getsignal(signal.SIGINT) is handle:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if was_dropped.is_set():  # the context was left before the interrupt came again
+            raise KeyboardInterrupt
