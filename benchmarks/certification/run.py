@@ -24,6 +24,7 @@ from casemate.evaluation.certified import SAMPLE, evaluate_certified
 from casemate.files import write_json, write_text
 from casemate.models import open_model
 from casemate.provenance import commit, surroundings
+from casemate.timing import duration
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "certificates.md"
@@ -151,7 +152,7 @@ def write_tables(found: dict[str, Any]) -> None:
     if methods:
         names = get_args(Method)
         cells = {
-            (row["eps"], row["method"]): f"{100 * row['certified']:.1f} % in {row['cpu_seconds']:.2g} s"
+            (row["eps"], row["method"]): f"{100 * row['certified']:.1f} % in {duration(row['cpu_seconds'])}"
             for row in methods
         }
         commits = ", ".join(sorted({row["commit"] for row in methods}))
