@@ -779,7 +779,7 @@ def test_a_hook_on_a_layer_that_is_added_later_is_refused() -> None:
     for _ in range(4):
         take_apart(model, images)
     layer = next(each for each in model.modules() if isinstance(each, nn.Linear))
-    layer.register_forward_hook(lambda module, given, output: output + 1)
+    layer.register_forward_hook(lambda module, given, output: output + 1)  # pyright: ignore
     with pytest.raises(ModelError, match="it has hooks, or a forward of its own"):
         take_apart(model, images)
 
