@@ -1,6 +1,8 @@
 """What the tests share: one thread, reproducible properties, a cache of their own, a tiny network and tiny images."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +33,13 @@ TINY_CLASSES = ("left", "middle", "right")
 
 
 def pytest_runtest_setup() -> None:
-    """Annotations are checked in the first calls of each test."""
+    """Annotations are checked in the first calls of each test, and programs that it starts listen to Ctrl-C.
+
+    They inherit whether it is ignored, as where pytest itself was started in the background, or by what ran before.
+    """
     annotation_checks.next_test()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @register("tiny")
