@@ -6,7 +6,7 @@ from torch import Tensor
 from casemate.attacks.prepare import prepare_images
 from casemate.data import Array, as_tensor, dimensions_remedy, to_float
 from casemate.errors import ModelError, ShapeError
-from casemate.models import Classifier, check_range
+from casemate.models import Classifier, check_range, check_shape
 
 
 def as_images(given: Array) -> Tensor:
@@ -48,10 +48,7 @@ def check_pixels(model: Classifier, images: Tensor, start: int | None = None) ->
     A model whose image shape or number of classes is not known yet is called to find them out; this may raise
     `ModelError`. With `start`, the position of the first image in the data, an error about pixels names the image.
     """
-    shape = model.interface["input_shape"]
-    if images.ndim != 4 or (shape is not None and tuple(images.shape[1:]) != shape):
-        wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
-        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted}){_remedy(images, shape)}")
+    check_shape(model, images, _remedy(images, model.interface["input_shape"]))
     if not images.is_floating_point():
         raise ShapeError(
             f"images of type {images.dtype}; expected bytes (uint8), or floating point within {model.bounds}"

@@ -27,7 +27,7 @@ from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.intervals import Estimate, share
 from casemate.logits import is_right
 from casemate.memory import batched
-from casemate.models import Classifier, as_classifier, check_range, full_precision, judge_of, user_call
+from casemate.models import Classifier, as_classifier, check_range, check_shape, full_precision, judge_of, user_call
 from casemate.models.state import frozen
 from casemate.norms import Ball, Bounds, Norm, format_eps, parse_eps, parse_norm
 from casemate.progress import NULL_OBSERVER, Observer
@@ -42,8 +42,6 @@ _LARGEST = 1e30
 """The largest number inside a network up to which no sum of the network overflows in float32."""
 _UNITS = 8
 """Roundings of exponentials, logarithms and quotients at the end of a model, in units of 1."""
-_EITHER = 0.5
-"""Probability of either end of a pixel's range at a corner of the box."""
 
 
 @final
@@ -188,9 +186,7 @@ def _check_operations(
     That is looked at for the images, and for points of the balls: corners in Linf, some with all pixels at the same end
     and some at random; else points drawn at random.
     """
-    compared = [(images, logits)]
-    for moved in _points(images, ball, model.bounds):
-        compared.append((moved, model(moved)))
+    compared = [(images, logits), *((moved, model(moved)) for moved in _points(images, ball, model.bounds))]
     if not all(_is_rounded(found, apart, points, unit) for points, found in compared):
         raise ModelError(
             "the operations found in the model compute other logits than the model on some images of the balls: its "
@@ -210,7 +206,7 @@ def _points(images: Images, ball: Ball, bounds: Bounds) -> Iterator[Images]:
     low, high = (each.to(images.dtype) for each in ball.limits(images, bounds))
     generator = torch.Generator().manual_seed(0)
     for shape in ((len(images), 1, 1, 1), images.shape):  # all pixels of an image at the same end, or at any
-        upwards = torch.rand(shape, generator=generator) < _EITHER
+        upwards = torch.randint(2, shape, generator=generator, dtype=torch.bool)
         yield torch.where(upwards.to(images.device), high, low)
 
 
@@ -234,7 +230,7 @@ def _ending_rounding(apart: TakenApart, logits: Interval, unit: float) -> Tensor
     A softmax takes off the largest logit, a log-softmax also a logarithm of at most the number of classes. A sigmoid of
     one logit rounds to 1/2 where that is a few units.
     """
-    largest = logits.magnitude.flatten(1).amax(1)
+    largest = logits.magnitude.amax(1)
     if not apart.ending:
         return torch.zeros_like(largest)
     return 2 * unit * (4 * largest + math.log(logits.lower.shape[1]) + _UNITS)
@@ -244,10 +240,7 @@ def _checked(model: Classifier, images: Array, labels: Array) -> tuple[Images, L
     """Images within the bounds, in float32 or float64, and labels. Raises as `certify`."""
     pixels, truth = as_tensor(images, "images"), as_labels(labels)
     pixels = to_float(pixels, pixels.device) if pixels.dtype == torch.uint8 else pixels
-    shape = model.interface["input_shape"]
-    if pixels.ndim != 4 or (shape is not None and tuple(pixels.shape[1:]) != shape):
-        wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
-        raise ShapeError(f"images of shape {tuple(pixels.shape)}; expected (n, {wanted})")
+    check_shape(model, pixels)
     if not pixels.is_floating_point():
         raise ShapeError(f"images of type {pixels.dtype}; expected bytes (uint8), or floating point in {model.bounds}")
     if not len(pixels):

@@ -39,6 +39,14 @@ def as_classifier(given: Any) -> Classifier:
     )
 
 
+def check_shape(model: Classifier, images: Images, remedy: str = "") -> None:
+    """Raise `ShapeError`, which ends in `remedy`, unless images `(n, ...)` have the model's shape."""
+    shape = model.interface["input_shape"]
+    if images.ndim != 4 or (shape is not None and tuple(images.shape[1:]) != shape):
+        wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
+        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted}){remedy}")
+
+
 def check_batch(model: nn.Module, images: Images, labels: Labels | None = None) -> None:
     """Raise unless a batch of a training can be attacked: `ModelError` for a module that is not a `Classifier`, and
     `ShapeError` for images that are not floating-point numbers of its shape within its bounds, or labels of others.
@@ -50,10 +58,7 @@ def check_batch(model: nn.Module, images: Images, labels: Labels | None = None) 
         )
     if not images.is_floating_point():
         raise ShapeError(f"images of type {images.dtype}; expected floating point within {model.bounds}")
-    shape = model.interface["input_shape"]
-    if images.ndim != 4 or (shape is not None and tuple(images.shape[1:]) != shape):
-        wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
-        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted})")
+    check_shape(model, images)
     if len(images):
         check_range(images.detach(), model.bounds)
     if labels is not None:

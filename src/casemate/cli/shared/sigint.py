@@ -33,10 +33,8 @@ def redeliver_interrupts() -> Iterator[None]:
     An interrupt has been dropped if its exception is deleted before it leaves this context. Where another handler of
     the signal is in place, or in another thread than the main one, nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     hook_before = sys.unraisablehook

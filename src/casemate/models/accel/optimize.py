@@ -70,15 +70,10 @@ def _children(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
             yield parent, name, child
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether forward or backward hooks are registered on a module."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
-
-
 def is_altered(module: nn.Module) -> bool:
     """Whether a module may compute something else than its class does: it has hooks, or a `forward` of its own."""
-    return has_hooks(module) or "forward" in vars(module)
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 def _is_plain(module: nn.Module) -> bool:
