@@ -35,7 +35,7 @@ TINY_CLASSES = ("left", "middle", "right")
 def pytest_runtest_setup() -> None:
     """Annotations are checked in the first calls of each test, and programs that it starts listen to Ctrl-C.
 
-    They inherit whether it is ignored, as where pytest itself was started in the background, or by what ran before.
+    They inherit whether it is ignored, as it is in programs that a shell starts in the background.
     """
     annotation_checks.next_test()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():

@@ -14,6 +14,7 @@ from scipy.optimize import Bounds as Limits
 from scipy.optimize import LinearConstraint, milp
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.data import DataLoader, TensorDataset
 
 from casemate.attacks import PGD
 from casemate.certification import (
@@ -27,6 +28,7 @@ from casemate.certification import (
 )
 from casemate.certification.operations import AbstractNonlinearOperation, Interval, MaximumPooling, Rectifier
 from casemate.certification.tracing import _traces, calls_of
+from casemate.data import LabelledImages
 from casemate.errors import DataError, ModelError, SettingError, ShapeError
 from casemate.models import Classifier, create
 from casemate.models.layers import NoiseLayer
@@ -160,7 +162,7 @@ def test_no_point_of_the_ball_has_a_smaller_margin(kind: str, norm: Norm) -> Non
     ball = Ball(eps={"linf": 0.03, "l2": 0.2, "l1": 0.7}[norm], norm=norm)
     labels = model(images).argmax(1)
     found = {
-        method: certify(model, images, labels, ball.eps, norm=norm, method=method).margin
+        method: certify(model, images, labels, eps=ball.eps, norm=norm, method=method).margin
         for method in ("interval", "crown-ibp", "crown")
     }
     assert (found["crown-ibp"] >= found["interval"]).all()
@@ -206,7 +208,7 @@ def test_the_registered_networks_can_be_taken_apart() -> None:
         model = create(name, input_shape=(1, 8, 8), classes=("a", "b", "c")).eval()
         labels = model(images).argmax(1)
         with as_installed():  # residual blocks are annotated with tensors, and are traced with others
-            assert certify(model, images, labels, 0.001, method="interval").clean.all()
+            assert certify(model, images, labels, eps=0.001, method="interval").clean.all()
             assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-5)
 
 
@@ -222,7 +224,7 @@ def test_one_linear_layer_is_bounded_exactly(norm: Norm, method: str) -> None:
     reached = Ball(eps=eps, norm=norm).reach((0, 1))
     rooms = room(problem.images.flatten(1).double(), problem.slope)
     best = problem.margin(problem.images).detach() - steepest_descent(problem.slope, rooms, norm, reached)
-    found = certify(problem.model, problem.images, problem.labels, eps, norm=norm, method=method)  # pyright: ignore[reportArgumentType]
+    found = certify(problem.model, problem.images, problem.labels, eps=eps, norm=norm, method=method)  # pyright: ignore[reportArgumentType]
     assert (found.margin <= best).all()
     assert torch.allclose(found.margin, best, atol=1e-3)  # the rounding of float32 is taken off
     assert torch.equal(found.certified, found.margin > 0)
@@ -402,7 +404,7 @@ def test_the_certificate_covers_the_rounding_of_float32() -> None:
     graph = take_apart(model, images, dtype=torch.float64).graph
     bounds = bound_layers(graph, region_around(images.double(), Ball(eps=0), (0, 1)), unit=FLOAT32)
     assert ((rounded >= bounds.intervals[-1].lower) & (rounded <= bounds.intervals[-1].upper)).all()
-    found = certify(model, images, labels, 0)
+    found = certify(model, images, labels, eps=0)
     assert not (found.certified & (rounded.argmax(1) != labels)).any()
 
 
@@ -428,7 +430,7 @@ def test_attacks_never_fool_what_is_certified(norm: Norm) -> None:
     small, large = {"linf": (0.005, 0.02), "l2": (0.02, 0.1), "l1": (0.05, 0.3)}[norm]
 
     def compared(eps: float) -> tuple[Tensor, Tensor]:
-        proven = certify(model, images, labels, eps, norm=norm).certified
+        proven = certify(model, images, labels, eps=eps, norm=norm).certified
         fooled = PGD(eps=eps, norm=norm, steps=20, random_start=True)(model, images, labels).success
         assert not (proven & fooled).any()
         return proven, fooled
@@ -444,7 +446,7 @@ def test_only_images_inside_the_bounds_count() -> None:
     problem = linear_problem(5)
     black = torch.zeros_like(problem.images)
     labels = problem.model(black).argmax(1)
-    found = certify(problem.model, black, labels, 0.1, method="interval").margin
+    found = certify(problem.model, black, labels, eps=0.1, method="interval").margin
     weight = problem.model.network[1].weight.detach().double()  # type: ignore[index]
     slope = weight[labels] - weight[1 - labels]
     logits = problem.model(black).double()
@@ -464,14 +466,14 @@ def test_the_model_stays_as_it_is(training: bool) -> None:
     modes = [each.training for each in model.modules()]
     attributes = [list(vars(each)) for each in model.modules()]
     state = torch.get_rng_state()
-    found = certify(model, images, labels, 0.01)
+    found = certify(model, images, labels, eps=0.01)
     assert torch.equal(state, torch.get_rng_state())
     assert modes == [each.training for each in model.modules()]
     assert attributes == [list(vars(each)) for each in model.modules()]
     for name, tensor in snapshot(model).items():
         assert torch.equal(tensor, before[name]), name
     assert all(each.requires_grad and each.grad is None for each in model.parameters())
-    assert torch.equal(found.margin, certify(model.eval(), images, labels, 0.01).margin)
+    assert torch.equal(found.margin, certify(model.eval(), images, labels, eps=0.01).margin)
 
 
 def test_a_model_that_is_gone_leaves_no_trace() -> None:
@@ -501,16 +503,18 @@ def test_a_model_is_traced_once_until_its_layers_change() -> None:
 def test_batch_size_and_type_of_the_images_change_nothing() -> None:
     model, images = model_of("odd"), some_images(7)
     labels = model(images).argmax(1)
-    whole = certify(model, images, labels, "1/255")
+    whole = certify(model, images, labels, eps="1/255")
     for other in (
-        certify(model, images, labels, 1 / 255, batch_size=3),
-        certify(model, images.numpy(), labels.numpy(), 1 / 255),
-        certify(model.network, images, labels.tolist(), 1 / 255),
+        certify(model, images, labels, eps=1 / 255, batch_size=3),
+        certify(model, images.numpy(), labels.numpy(), eps=1 / 255),
+        certify(model.network, images, labels.tolist(), eps=1 / 255),
+        certify(model, LabelledImages(pixels=images, labels=labels), eps=1 / 255),
+        certify(model, DataLoader(TensorDataset(images, labels), batch_size=3), eps=1 / 255),
     ):
         assert torch.allclose(whole.margin, other.margin, rtol=1e-9, atol=1e-12)
         assert other.certified.dtype == torch.bool
     assert whole.margin.dtype == torch.float64
-    double = certify(Classifier(model.network.double(), input_shape=SHAPE), images.double(), labels, 1 / 255)
+    double = certify(Classifier(model.network.double(), input_shape=SHAPE), images.double(), labels, eps=1 / 255)
     assert torch.allclose(whole.margin, double.margin, atol=1e-4)
 
 
@@ -518,7 +522,7 @@ def test_progress_and_summary(listener: Listener) -> None:
     model, images = model_of("dense"), some_images(7)
     labels = model(images).argmax(1)
     labels[0] = (labels[0] + 1) % 3
-    found = certify(model, images, labels, "1/255", method="interval", batch_size=3, observer=listener)
+    found = certify(model, images, labels, eps="1/255", method="interval", batch_size=3, observer=listener)
     assert listener.titles == ["Certifying (interval)"]
     assert listener.done == listener.total == 7
     assert not found.clean[0]
@@ -609,14 +613,14 @@ def test_what_has_no_bounds_is_named_with_what_has(name: str) -> None:
     network, message = REFUSED[name]
     model = Classifier(network, input_shape=SHAPE)
     with pytest.raises(ModelError, match=message) as caught:
-        certify(model, some_images(2), [0, 1], 0.1)
+        certify(model, some_images(2), [0, 1], eps=0.1)
     assert "They can be computed for Linear, Conv2d" in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:the network returns other logits")
 def test_a_trace_that_is_not_the_model_is_refused() -> None:
     with pytest.raises(ModelError, match="other logits than the model"):
-        certify(Classifier(Counts(), input_shape=SHAPE, classes=3), some_images(2), [0, 1], 0.1)
+        certify(Classifier(Counts(), input_shape=SHAPE, classes=3), some_images(2), [0, 1], eps=0.1)
 
 
 def test_noise_at_inference_is_refused() -> None:
@@ -677,7 +681,7 @@ def test_writing_into_memory_that_is_used_again_is_refused(write: str, share: st
     torch.manual_seed(0)
     model = Classifier(Overwriting(WRITES[write], SHARED[share]), input_shape=SHAPE, classes=3).eval()
     with pytest.raises(ModelError, match="inplace=False"):
-        certify(model, some_images(2), [0, 1], 0.01)
+        certify(model, some_images(2), [0, 1], eps=0.01)
 
 
 @pytest.mark.parametrize("write", [each for each in WRITES if not each.startswith("relu by keyword")])
@@ -720,7 +724,7 @@ class AlwaysTraining(nn.Sequential):
 )
 def test_what_draws_in_evaluation_mode_is_refused(network: nn.Module) -> None:
     with pytest.raises(ModelError, match="although the model is in evaluation mode"):
-        certify(Classifier(network, input_shape=SHAPE, classes=3), some_images(4), [0, 1, 2, 0], 0.01)
+        certify(Classifier(network, input_shape=SHAPE, classes=3), some_images(4), [0, 1, 2, 0], eps=0.01)
 
 
 class Scaled(nn.Module):
@@ -740,13 +744,13 @@ def test_numbers_of_the_code_count_as_they_are_now() -> None:
     network = Scaled()
     model, images = Classifier(network, input_shape=SHAPE, classes=3).eval(), some_images(4)
     labels = model(images).argmax(1)
-    assert certify(model, images, labels, 0).certified.all()
+    assert certify(model, images, labels, eps=0).certified.all()
     network._factor = -1.0
     assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-6)
-    assert not certify(model, images, labels, 0).certified.any()
+    assert not certify(model, images, labels, eps=0).certified.any()
     network.settings["sign"] = -1
     assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-6)
-    assert certify(model, images, labels, 0).certified.all()
+    assert certify(model, images, labels, eps=0).certified.all()
 
 
 class Late(nn.Module):
@@ -813,10 +817,10 @@ def test_an_image_whose_logits_overflow_is_not_certified_and_the_others_are() ->
     images = some_images(4)
     images[:, 0, 0, 0] = torch.tensor([0.0, 1, 0, 0])
     right = model(images).argmax(1)
-    found = certify(model, images, right, 0)
+    found = certify(model, images, right, eps=0)
     assert not model(images)[1].isfinite().all()
     assert found.certified.tolist() == [True, False, True, True]
-    assert not certify(model, images, right, 0.9).certified.any()
+    assert not certify(model, images, right, eps=0.9).certified.any()
 
 
 class Shifted(nn.Module):
@@ -866,11 +870,12 @@ def test_a_leaky_relu_rounds_its_slope_and_its_product() -> None:
         ({"images": 2 * some_images(3)}, ShapeError, "but the model's bounds are"),
         ({"images": some_images(3) * math.nan}, ShapeError, "pixels that are not finite numbers"),
         ({"images": some_images(3)[:, :1]}, ShapeError, r"expected \(n, 2, 6, 6\)"),
-        ({"images": some_images(0)}, ShapeError, "no images to certify"),
-        ({"images": some_images(3).long()}, ShapeError, "expected bytes"),
-        ({"labels": [0, 1]}, ShapeError, "2 labels for 3 images"),
-        ({"labels": [0, 1, 3]}, ShapeError, "expected 0 to 2"),
+        ({"images": some_images(0), "labels": torch.arange(0)}, ShapeError, "no images to certify"),
+        ({"images": some_images(3).long()}, DataError, "expected uint8 or floating point"),
+        ({"labels": [0, 1]}, DataError, "3 images, but labels of shape"),
+        ({"labels": [0, 1, 3]}, ShapeError, "with 3 classes they run from 0 to 2"),
         ({"labels": [0.5, 1, 2]}, DataError, "labels"),
+        ({"labels": None}, DataError, "images without labels"),
         ({"model": model_of("dense").half()}, ModelError, "expected float32 or float64"),
         ({"model": "dense"}, ModelError, "torch.nn.Module"),
     ],
@@ -887,10 +892,10 @@ def test_bad_input_is_refused_in_words(options: dict[str, Any], kind: type[Excep
 def test_a_softmax_at_the_end_changes_no_certificate() -> None:
     model, images = model_of("dense"), some_images(5)
     labels = model(images).argmax(1)
-    plain = certify(model, images, labels, 0.01).margin
+    plain = certify(model, images, labels, eps=0.01).margin
     for ending in (nn.Softmax(dim=1), nn.LogSoftmax(dim=1)):
         ended = Classifier(nn.Sequential(model.network, ending), input_shape=SHAPE, classes=3)
-        assert torch.allclose(certify(ended, images, labels, 0.01).margin, plain, atol=1e-4)
+        assert torch.allclose(certify(ended, images, labels, eps=0.01).margin, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("ending", [nn.LogSoftmax(dim=1), nn.Softmax(dim=1)])
@@ -903,7 +908,7 @@ def test_the_rounding_of_an_ending_counts(method: Any, ending: nn.Module) -> Non
         layer.bias.copy_(torch.tensor([0.0, 0.0, -1.0]))
     network = nn.Sequential(nn.Flatten(), layer, ending)
     assert int(network(torch.full((1, 1, 1, 1), 0.0011)).argmax()) == 0
-    found = certify(network, torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.499, method=method)
+    found = certify(network, torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), eps=0.499, method=method)
     assert not found.certified.any()
 
 
@@ -970,7 +975,7 @@ def test_what_the_trace_does_not_show_is_refused_although_it_is_the_same_at_the_
     network, images = make(), 0.5 * torch.rand(20, 1, 2, 2, generator=generator(1))
     labels = network(images).argmax(1)
     with pytest.raises(ModelError, match=message):
-        certify(network, images, labels, 0.09, method="interval")
+        certify(network, images, labels, eps=0.09, method="interval")
 
 
 def test_a_hook_of_all_modules_is_refused() -> None:
@@ -978,7 +983,7 @@ def test_a_hook_of_all_modules_is_refused() -> None:
     handle = nn.modules.module.register_module_forward_hook(lambda module, given, output: None)
     try:
         with pytest.raises(ModelError, match="while hooks are registered for all modules: remove them"):
-            certify(model_of("dense"), images, torch.zeros(2, dtype=torch.int64), 0.01)
+            certify(model_of("dense"), images, torch.zeros(2, dtype=torch.int64), eps=0.01)
     finally:
         handle.remove()
 
@@ -991,7 +996,7 @@ def test_another_image_of_the_batch_hides_no_difference() -> None:
     images = torch.zeros(2, 1, 2, 2)
     images[1, 0, 1, 1] = 0.5
     with pytest.raises(ModelError, match="compute other logits than the model"):
-        certify(network, images, torch.tensor([0, 0]), 0.0, method="interval")
+        certify(network, images, torch.tensor([0, 0]), eps=0.0, method="interval")
 
 
 def test_the_rounding_of_a_factor_too_small_for_float32_counts() -> None:
@@ -1006,7 +1011,7 @@ def test_the_rounding_of_a_factor_too_small_for_float32_counts() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return torch.cat([self.head(images.flatten(1)) * 1.402e-42 * 1e20, images.flatten(1) * 0 + 0.7015], dim=1)
 
-    found = certify(Tiny(), torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.01, method="interval")
+    found = certify(Tiny(), torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), eps=0.01, method="interval")
     assert not found.certified.any()
 
 
@@ -1017,8 +1022,8 @@ def test_weights_that_are_computed_from_others_count_as_they_are() -> None:
     labels = model(images).argmax(1)
     plain = nn.Linear(72, 3)
     plain.load_state_dict({"weight": layer.weight, "bias": layer.bias})
-    expected = certify(classifier(nn.Sequential(nn.Flatten(), plain), 3, SHAPE), images, labels, 0.01).margin
-    assert torch.allclose(certify(model, images, labels, 0.01).margin, expected)
+    expected = certify(classifier(nn.Sequential(nn.Flatten(), plain), 3, SHAPE), images, labels, eps=0.01).margin
+    assert torch.allclose(certify(model, images, labels, eps=0.01).margin, expected)
 
 
 def test_a_certified_image_has_no_neighbour_beyond_distance_eps() -> None:
@@ -1029,7 +1034,7 @@ def test_a_certified_image_has_no_neighbour_beyond_distance_eps() -> None:
     ball = Ball(eps=0.1)
     region = region_around(images.double(), Ball(eps=ball.reach((0, 1))), (0, 1))
     exact = linear_margins(graph, bound_layers(graph, region, unit=FLOAT32), problem.labels)[:, 0].detach()
-    assert torch.allclose(certify(problem.model, images, problem.labels, 0.1).margin, exact, atol=1e-12)
+    assert torch.allclose(certify(problem.model, images, problem.labels, eps=0.1).margin, exact, atol=1e-12)
     moved = PGD(eps=0.1, steps=5)(problem.model, images, problem.labels).adversarial
     assert 0.1 - 1e-6 < distance(moved, images, "linf").max() <= ball.reach((0, 1))
 
@@ -1037,8 +1042,8 @@ def test_a_certified_image_has_no_neighbour_beyond_distance_eps() -> None:
 def test_sparse_images_are_those_that_they_stand_for() -> None:
     model, images = model_of("dense"), some_images(3).round()
     labels = model(images).argmax(1)
-    found = certify(model, images.to_sparse(), labels, 0.01)
-    assert torch.equal(found.margin, certify(model, images, labels, 0.01).margin)
+    found = certify(model, images.to_sparse(), labels, eps=0.01)
+    assert torch.equal(found.margin, certify(model, images, labels, eps=0.01).margin)
 
 
 def test_the_rounding_of_the_sigmoid_of_one_logit_counts() -> None:
@@ -1049,10 +1054,10 @@ def test_the_rounding_of_the_sigmoid_of_one_logit_counts() -> None:
     network = nn.Sequential(nn.Flatten(), layer, nn.Sigmoid())
     image = torch.full((1, 1, 1, 1), 0.5)
     assert network(image).item() == 0.5
-    assert not certify(network, image, torch.tensor([1]), 0.1).certified.any()
+    assert not certify(network, image, torch.tensor([1]), eps=0.1).certified.any()
     with torch.no_grad():
         layer.bias.fill_(0.1)
-    assert certify(network, image, torch.tensor([1]), 0.1).certified.all()
+    assert certify(network, image, torch.tensor([1]), eps=0.1).certified.all()
 
 
 def test_a_sigmoid_of_several_classes_is_refused() -> None:
@@ -1060,11 +1065,11 @@ def test_a_sigmoid_of_several_classes_is_refused() -> None:
     with pytest.raises(
         ModelError, match="no bounds for a sigmoid of several classes at the end: its results are equal"
     ):
-        certify(network, some_images(2), torch.tensor([0, 1]), 0.1)
+        certify(network, some_images(2), torch.tensor([0, 1]), eps=0.1)
 
 
 def test_the_margin_of_logits_that_are_no_numbers_is_minus_infinity() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
     with torch.no_grad():
         network[1].weight[1, 3] = math.nan  # type: ignore[index]
-    assert certify(network, some_images(2), torch.tensor([0, 1]), 0.1).margin.tolist() == [-math.inf, -math.inf]
+    assert certify(network, some_images(2), torch.tensor([0, 1]), eps=0.1).margin.tolist() == [-math.inf, -math.inf]

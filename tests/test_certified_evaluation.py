@@ -89,7 +89,7 @@ def test_what_is_certified_is_what_certify_proves(found: CertifiedEvaluation) ->
     """In stages, and only where a smaller eps is certified; every certificate holds at smaller eps too."""
     pixels, labels = IMAGES.tensors()
     for column, eps in enumerate(VALUES):
-        proven = certify(network(), pixels, labels, eps, method="crown").certified.numpy()
+        proven = certify(network(), pixels, labels, eps=eps, method="crown").certified.numpy()
         assert np.array_equal(found.certified[:, column], proven)
     assert (np.diff(found.certified.astype(int), axis=1) <= 0).all()
 
@@ -98,9 +98,11 @@ def test_only_what_is_certified_at_smaller_eps_is_bounded_at_larger(monkeypatch:
     counts: list[tuple[float, int]] = []
     real = module.certify
 
-    def counted(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, eps: float, **named: Any) -> Certificate:
+    def counted(
+        model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, eps: float, **named: Any
+    ) -> Certificate:
         counts.append((eps, len(pixels)))
-        return real(model, pixels, labels, eps, **named)
+        return real(model, pixels, labels, eps=eps, **named)
 
     monkeypatch.setattr(module, "certify", counted)
     found = evaluate_certified(network(), IMAGES, eps=VALUES, budget=None)

@@ -155,7 +155,7 @@ def test_only_the_certificate(run: Run, here: Path) -> None:
     pixels, labels = IMAGES.tensors()
     for row in found["radii"]:
         assert (row["robust_accuracy"], row["undecided"], row["sampled"]) == (None, None, 0)
-        expected = certify(network(), pixels, labels, row["eps"], method="interval")
+        expected = certify(network(), pixels, labels, eps=row["eps"], method="interval")
         assert row["certified_accuracy"] == expected.certified_accuracy.as_json()
     assert "Nothing was attacked" in " ".join(out.split())
     assert "withstood every attack" not in (here / "out" / "report.html").read_text()

@@ -431,7 +431,7 @@ def test_a_margin_without_a_gradient_will_do_for_attacks_that_take_none() -> Non
         (lambda: TopK(LABELS, k=3), "k = 3 for a model with 3 classes; expected at most 2"),
         (lambda: TopK(LABELS, k=0), "k = 0; expected at least 1"),
         (lambda: TopK(LABELS, k=1.5), "k = 1.5; expected a whole number"),  # type: ignore[arg-type]
-        (lambda: TopK(LABELS + 2, k=1), "classes from 2 to 4; with 3 classes they run from 0 to 2"),
+        (lambda: TopK(LABELS + 2, k=1), "labels from 2 to 4; with 3 classes they run from 0 to 2"),
         (lambda: TopK(LABELS[:5], k=1), r"TopK.classes has the shape \(5,\); expected a row for each of 8 images"),
         (lambda: TopK(NEXT, k=1), "expected one whole number per image"),
         (lambda: AnyOf({3}), "classes from 3 to 3"),

@@ -11,9 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from casemate.attacks import PGD, Square
 from casemate.attacks.differentiate import gradient_of
+from casemate.data import LabelledImages
 from casemate.defenses.detection import (
     CalibratedDetector,
     FeatureSqueezing,
@@ -26,7 +28,7 @@ from casemate.defenses.detection import (
     layer_input,
 )
 from casemate.defenses.preprocessing import MedianFilter, ReducedDepth
-from casemate.errors import CasemateWarning, ModelError, SettingError, ShapeError
+from casemate.errors import CasemateWarning, DataError, ModelError, SettingError, ShapeError
 from casemate.evaluation.detection import (
     DetectionResult,
     DetectorOutcome,
@@ -463,6 +465,22 @@ def test_the_same_seed_gives_the_same_result_in_any_batches_and_the_model_stays(
         assert np.array_equal(first.flagged, second.flagged)
     after = snapshot(model)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_labelled_images_and_loaders_give_the_same_as_tensors() -> None:
+    model = trained()
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=5)
+    seen = LabelledImages(pixels=TRAIN, labels=TRAIN_LABELS)
+    held_out = LabelledImages(pixels=HELD_OUT, labels=torch.zeros(len(HELD_OUT), dtype=torch.int64))
+    detector = calibrated(fit_mahalanobis(model, seen), model, held_out)
+    same = calibrated(fit_mahalanobis(model, TRAIN, TRAIN_LABELS), model, HELD_OUT)
+    assert detector.threshold == same.threshold
+    assert torch.equal(detector.flags(model, held_out), same.flags(model, HELD_OUT))
+    one = evaluate_detector(detector, model, loader, eps=0.1, steps=2, restarts=1)
+    two = evaluate_detector(same, model, IMAGES, LABELS, eps=0.1, steps=2, restarts=1)
+    assert np.array_equal(one.adaptive.wrong, two.adaptive.wrong)
+    with pytest.raises(DataError, match="images without labels"):
+        evaluate_detector(detector, model, IMAGES, eps=0.1)
 
 
 def test_a_clean_image_that_is_wrong_and_accepted_is_not_robust() -> None:

@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casemate.attacks import PGD
-from casemate.defenses import FGSMRS, MART, NFGSM, TRADES, AdversarialTraining, RobustDistillation, SeveralNorms
+from casemate.data import UNLABELLED
+from casemate.defenses import (
+    FGSMRS,
+    MART,
+    NFGSM,
+    TRADES,
+    AdversarialTraining,
+    RobustDistillation,
+    SeveralNorms,
+    make_objective,
+)
 from casemate.defenses.divergence import divergence, most_divergent
 from casemate.defenses.mart import boosted_cross_entropy
 from casemate.defenses.weight_perturbation import at_perturbed_weights
@@ -21,6 +31,7 @@ from casemate.norms import Ball, Norm, norm_of
 from casemate.training import Objective, TrainConfig, fit
 from casemate.training.state import Weights, snapshot
 from conftest import TINY_CLASSES, tiny_images, tiny_model
+from oracles import as_installed
 
 TRAIN, VALIDATION = tiny_images(150, 1, noise=90), tiny_images(60, 2, noise=90)
 IMAGES, LABELS = tiny_images(24, 3).tensors()
@@ -287,6 +298,23 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
     teacher = create("linear", input_shape=(1, 8, 8), classes=(*TINY_CLASSES, "far"), seed=0)
     with pytest.raises(ShapeError, match="a teacher of 4 classes"):
         RobustDistillation(teacher=teacher)(tiny_model(), IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("name", ["trades", "mart", "adversarial-regularization", "virtual-adversarial"])
+def test_labels_that_the_network_has_no_class_for_are_refused(name: str) -> None:
+    objective = make_objective({"name": name, "settings": {}})
+    for labels, words in (
+        (LABELS + 1, "labels from 1 to 3; with 3 classes"),
+        (LABELS[:5], r"shape \(5,\) for 24 images"),
+    ):
+        with as_installed(), pytest.raises(ShapeError, match=words):
+            objective(tiny_model(), IMAGES, labels)
+    unknown = LABELS.where(LABELS > 0, UNLABELLED)
+    if name in ("trades", "mart"):
+        with pytest.raises(ShapeError, match="labels from -1"):
+            objective(tiny_model(), IMAGES, unknown)
+    else:
+        assert objective(tiny_model(), IMAGES, unknown)[0].isfinite()
 
 
 # ---------------------------------------------------------------------------------------------------------------- all

@@ -24,9 +24,9 @@ from casemate.certification.smoothing import (
     smoothed,
     smoothing_radius,
 )
-from casemate.data import split
+from casemate.data import LabelledImages, split
 from casemate.defenses.smoothing import ConsistencyTraining, GaussianTraining, SmoothAdversarialTraining
-from casemate.errors import ModelError, SettingError, ShapeError
+from casemate.errors import DataError, ModelError, SettingError, ShapeError
 from casemate.models import Classifier
 from casemate.norms import Ball
 from casemate.rng import Streams, derive
@@ -295,7 +295,7 @@ def test_other_types_are_refused_in_words() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.full((12,), 7), "labels from 7 to 7; expected 0 to 2, for the 3 classes of the model"),
+        (torch.full((12,), 7), "labels from 7 to 7; with 3 classes they run from 0 to 2"),
         (torch.zeros(5, dtype=torch.int64), r"labels of type torch.int64 and shape \(5,\) for 12 images"),
         (torch.zeros(12), "labels of type torch.float32"),
     ],
@@ -372,12 +372,10 @@ def test_settings_outside_their_values_are_refused(settings: dict[str, Any], wor
 @pytest.mark.parametrize(
     ("images", "labels", "index", "words"),
     [
-        (IMAGES[0], LABELS[:1], None, "images of type torch.float32 and shape"),
         (IMAGES[:, :, :3], LABELS, None, r"expected floating point, \(n, 1, 6, 6\)"),
         (IMAGES[:0], LABELS[:0], None, "no images to certify"),
         (3 * IMAGES, LABELS, None, "pixels from .* the noise is added here"),
         (IMAGES * math.nan, LABELS, None, "pixels from nan"),
-        (IMAGES, LABELS[:3], None, "3 labels for 24 images"),
         (IMAGES, LABELS + 1, None, "labels from 1 to 2; with 2 classes they run from 0 to 1"),
         (IMAGES, LABELS, torch.arange(3), r"index of type torch.int64 and shape \(3,\)"),
     ],
@@ -387,12 +385,27 @@ def test_what_does_not_fit_is_refused(images: Tensor, labels: Tensor, index: Ten
         certify_smoothed(PROBLEM.model, images, labels, QUICK, index=index)
 
 
+def test_images_and_labels_that_are_no_pair_are_refused() -> None:
+    for images, labels, words in (
+        (IMAGES[0], LABELS[:1], r"images\[None\] for a single image"),
+        (IMAGES, LABELS[:3], "24 images, but labels of shape"),
+        (IMAGES, None, "images without labels"),
+    ):
+        with as_installed(), pytest.raises(DataError, match=words):
+            certify_smoothed(PROBLEM.model, images, labels, QUICK)
+    with as_installed(), pytest.raises(ShapeError, match=r"expected floating point, \(n, 1, 6, 6\)"):
+        predict_smoothed(PROBLEM.model, IMAGES[0], QUICK)
+
+
 def test_bytes_lists_and_plain_networks_are_accepted(listener: Listener) -> None:
     pixels = (255 * IMAGES[:4]).round().to(torch.uint8)
     some = replace(QUICK, n=150)
     found = certify_smoothed(PROBLEM.model.network, pixels.numpy(), LABELS[:4].tolist(), some, observer=listener)
     expected = certify_smoothed(PROBLEM.model, pixels.float() / 255, LABELS[:4], some)
     assert torch.equal(found.votes, expected.votes)
+    labelled = LabelledImages(pixels=pixels, labels=LABELS[:4])
+    assert torch.equal(certify_smoothed(PROBLEM.model, labelled, smoothing=some).votes, expected.votes)
+    assert torch.equal(predict_smoothed(PROBLEM.model, labelled, some), predict_smoothed(PROBLEM.model, pixels, some))
     assert listener.titles == ["Randomised smoothing"]
     assert listener.done == pytest.approx(4)
 

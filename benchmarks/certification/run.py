@@ -119,7 +119,9 @@ def by_method(model: Classifier, images: LabelledImages) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     for eps in METHOD_EPS:
         for method in get_args(Method):
-            found, seconds = timed(lambda eps=eps, method=method: certify(model, *images.tensors(), eps, method=method))
+            found, seconds = timed(
+                lambda eps=eps, method=method: certify(model, *images.tensors(), eps=eps, method=method)
+            )
             row = {"eps": eps, "method": method, "images": len(images), "cpu_seconds": seconds, "commit": commit()}
             rows.append(row | {"certified": found.certified.double().mean().item()})
             print(rows[-1], flush=True)

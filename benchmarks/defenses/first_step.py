@@ -57,7 +57,7 @@ def certified(side: str, seed: int) -> float:
     loss = SIDES[side](model)
     torch.manual_seed(seed)  # the batches, which only this draws
     Training(pair=PAIR, network=model, images=pixels, labels=labels, teacher=None, seed=seed).minimise(loss)
-    found = certify(model.eval(), *given.test, PAIR.radius, method="interval")
+    found = certify(model.eval(), *given.test, eps=PAIR.radius, method="interval")
     return found.certified.double().mean().item()
 
 

@@ -102,9 +102,9 @@ def measured(pair: Pair, model: nn.Module) -> dict[str, Any]:
         found["pgd, all"] = left.double().mean().item()
     if pair.measure == "certify":
         found["certified, interval"] = (
-            certify(model, x, y, pair.radius, method="interval").certified.double().mean().item()
+            certify(model, x, y, eps=pair.radius, method="interval").certified.double().mean().item()
         )
-        crown = certify(model, x[:CROWN], y[:CROWN], pair.radius, method="crown")
+        crown = certify(model, x[:CROWN], y[:CROWN], eps=pair.radius, method="crown")
         found[f"certified, crown, first {CROWN}"] = crown.certified.double().mean().item()
     if pair.measure == "smooth":
         smoothing = Smoothing(sigma=pair.settings["sigma"], n0=100, n=500)

@@ -569,7 +569,7 @@ def bounds(given: Given) -> Iterator[Row]:
         what = f"proven margins at {eps:g}, without rounding: largest difference"
         clones = ("auto_LiRPA",)
         yield row(f"certify, {method}", what, f"compute_bounds, {name}", clones, (mine, None), (other, None))
-        stated = certify(given.model, given.x, given.y, eps, method=method).margin
+        stated = certify(given.model, given.x, given.y, eps=eps, method=method).margin
         what = f"proven margins at {eps:g}, as certified: by how much any is above"
         if method == "interval":  # the other methods state the better of two bounds
             above = ((stated - other).clamp(min=0), None)

@@ -14,6 +14,7 @@ from casemate.attacks.criterion import AbstractCriterion
 from casemate.data import Array, as_labels, as_tensor
 from casemate.errors import SettingError, ShapeError
 from casemate.losses import without
+from casemate.models import check_labels
 from casemate.settings import at_least, one_of
 from casemate.types import Logits, PerExample
 
@@ -37,7 +38,7 @@ class TopK(AbstractCriterion):
         """Raise `SettingError` for k that leaves no class out, `ShapeError` for labels that the model does not have."""
         if self.k >= classes:
             raise SettingError(f"k = {self.k} for a model with {classes} classes; expected at most {classes - 1}")
-        _check_numbers(self.classes, classes)
+        check_labels(self.classes, classes)
 
     def margin(self, logits: Logits) -> PerExample:
         """The k-th largest of the other logits minus the label's."""
@@ -69,7 +70,7 @@ class AnyOf(AbstractCriterion):
     def check(self, classes: int) -> None:
         """Raise `ShapeError` unless the classes are the model's, and in each set some but not all of them."""
         if self.classes.dtype != torch.bool:
-            _check_numbers(self.classes, classes)
+            check_labels(self.classes[0], classes, "classes")
         elif self.classes.ndim != 2 or self.classes.shape[1] != classes:
             raise ShapeError(
                 f"a set of classes of shape {tuple(self.classes.shape)}; expected booleans of shape (n, {classes}), "
@@ -142,12 +143,3 @@ class MultiLabel(AbstractCriterion):
         if self.chosen is not None:
             wrong = wrong[:, list(self.chosen)]
         return wrong.amax(1) if self.wrong == "any" else wrong.amin(1)
-
-
-def _check_numbers(numbers: Tensor, classes: int) -> None:
-    """Raise `ShapeError` unless class numbers are the model's."""
-    if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < classes:
-        raise ShapeError(
-            f"classes from {int(numbers.min())} to {int(numbers.max())}; with {classes} classes they run from 0 to "
-            f"{classes - 1}"
-        )

@@ -6,7 +6,7 @@ from torch import Tensor
 from casemate.attacks.prepare import prepare_images
 from casemate.data import Array, as_tensor, dimensions_remedy, to_float
 from casemate.errors import ModelError, ShapeError
-from casemate.models import Classifier, check_range, check_shape
+from casemate.models import Classifier, check_labels, check_range, check_shape
 
 
 def as_images(given: Array) -> Tensor:
@@ -35,11 +35,7 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor, *, start: in
     check_pixels(model, images, start)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
-        raise ShapeError(
-            f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "
-            f"0 to {len(model.classes) - 1}: number the classes from 0, in the order of the model's outputs"
-        )
+    check_labels(labels, len(model.classes))
 
 
 def check_pixels(model: Classifier, images: Tensor, start: int | None = None) -> None:

@@ -22,12 +22,21 @@ from casemate.certification.propagation import bound_layers, interval_margins, l
 from casemate.certification.region import Region, region_around
 from casemate.certification.taking_apart import TakenApart, take_apart
 from casemate.certification.tracing import forget_calls
-from casemate.data import Array, as_labels, as_tensor, to_float
+from casemate.data import Array, ImageSource, as_labelled, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.intervals import Estimate, share
 from casemate.logits import is_right
 from casemate.memory import batched
-from casemate.models import Classifier, as_classifier, check_range, check_shape, full_precision, judge_of, user_call
+from casemate.models import (
+    Classifier,
+    as_classifier,
+    check_labels,
+    check_range,
+    check_shape,
+    full_precision,
+    judge_of,
+    user_call,
+)
 from casemate.models.state import frozen
 from casemate.norms import Ball, Bounds, Norm, format_eps, parse_eps, parse_norm
 from casemate.progress import NULL_OBSERVER, Observer
@@ -83,10 +92,10 @@ class Certificate(Rows):
 @torch.no_grad()
 def certify(
     model: nn.Module,
-    images: Array,
-    labels: Array,
-    eps: float | str,
+    images: ImageSource,
+    labels: Array | None = None,
     *,
+    eps: float | str,
     norm: Norm = "linf",
     method: Method = "crown",
     batch_size: int = 50,
@@ -99,8 +108,9 @@ def certify(
 
     Args:
         model: a `Classifier`, or a module that maps images within [0, 1] to logits; in float32 or float64.
-        images: `(n, channels, height, width)` within the model's bounds, or bytes (uint8), which are scaled to [0, 1].
-        labels: the true classes, whole numbers `(n,)`.
+        images: as for `casemate.evaluate`: `(n, channels, height, width)` within the model's bounds, or bytes (uint8),
+            which are scaled to [0, 1]; or `LabelledImages`, a DataLoader or Dataset.
+        labels: the true classes of images given alone, whole numbers `(n,)`.
         eps: radius of the ball, in pixel units, as a number or a text such as "8/255".
         norm: linf, l2 or l1.
         method: "interval" propagates intervals (Gowal et al. 2018). "crown-ibp" propagates linear functions back to the
@@ -113,7 +123,7 @@ def certify(
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.
-        DataError: images or labels that are no numbers, or of a wrong type.
+        DataError: images or labels of a kind or type that is not understood, or of different lengths.
         SettingError: an eps, norm, method or batch size outside its range.
         ModelError: a model with layers that there are no bounds for (named in the message), in half precision, or that
             fails.
@@ -236,25 +246,19 @@ def _ending_rounding(apart: TakenApart, logits: Interval, unit: float) -> Tensor
     return 2 * unit * (4 * largest + math.log(logits.lower.shape[1]) + _UNITS)
 
 
-def _checked(model: Classifier, images: Array, labels: Array) -> tuple[Images, Labels]:
+def _checked(model: Classifier, images: ImageSource, labels: Array | None) -> tuple[Images, Labels]:
     """Images within the bounds, in float32 or float64, and labels. Raises as `certify`."""
-    pixels, truth = as_tensor(images, "images"), as_labels(labels)
+    given = as_labelled(images, labels)
+    pixels, truth = given.pixels, given.labels
     pixels = to_float(pixels, pixels.device) if pixels.dtype == torch.uint8 else pixels
     check_shape(model, pixels)
-    if not pixels.is_floating_point():
-        raise ShapeError(f"images of type {pixels.dtype}; expected bytes (uint8), or floating point in {model.bounds}")
     if not len(pixels):
         raise ShapeError("no images to certify; expected at least one")
-    if truth.shape != pixels.shape[:1]:
-        raise ShapeError(f"{len(truth)} labels for {len(pixels)} images; expected one for each")
     check_range(pixels, model.bounds)
     if model.dtype not in (None, torch.float32, torch.float64):
         raise ModelError(f"a model in {model.dtype}; expected float32 or float64: certify model.float()")
     double = pixels.dtype == torch.float64 and model.dtype in (None, torch.float64)
     pixels = pixels.to(torch.float64 if double else torch.float32).clamp(*model.bounds)
     model.infer(pixels[:2])
-    if not 0 <= int(truth.min()) <= int(truth.max()) < len(model.classes):
-        raise ShapeError(
-            f"labels from {int(truth.min())} to {int(truth.max())}; expected 0 to {len(model.classes) - 1}"
-        )
+    check_labels(truth, len(model.classes))
     return pixels, truth

@@ -18,13 +18,14 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from casemate.data import Array, as_labels, as_tensor, to_float
+from casemate.data import Array, ImageSource, LabelledImages, as_labelled, as_tensor, to_float
 from casemate.errors import ModelError, SettingError, ShapeError, kind_of
 from casemate.logits import is_valid
 from casemate.memory import batched
 from casemate.models import (
     Classifier,
     as_classifier,
+    check_labels,
     full_precision,
     is_randomised,
     judge_of,
@@ -203,8 +204,8 @@ def smoothing_radius(lower: np.ndarray, sigma: float) -> np.ndarray:
 
 def certify_smoothed(
     model: nn.Module,
-    images: Array,
-    labels: Array,
+    images: ImageSource,
+    labels: Array | None = None,
     smoothing: Smoothing | None = None,
     *,
     seed: int = 0,
@@ -216,8 +217,8 @@ def certify_smoothed(
     Args:
         model: the base classifier, a `Classifier` or a module that maps images within [0, 1] to logits; used in
             evaluation mode, and left as it was. Train it on noisy images, or hardly any image is certified.
-        images: `(n, channels, height, width)` within the model's bounds, or bytes, which are scaled to [0, 1].
-        labels: the true classes, whole numbers `(n,)`.
+        images: as for `certify`.
+        labels: the true classes of images given alone, whole numbers `(n,)`.
         smoothing: the settings; the defaults if None.
         seed: of the noise. It is keyed by image and block of draws, so the batch size does not change it.
         index: the numbers of the images in their data set, which key their noise, int64 `(n,)`; from 0 if None.
@@ -225,12 +226,13 @@ def certify_smoothed(
 
     Raises:
         ShapeError: images, labels or index that do not fit each other or the model.
-        DataError: images or labels that are no numbers.
+        DataError: images or labels of a kind or type that is not understood, or of different lengths.
         ModelError: a network that fails, or whose logits are not those of one fixed function of an image.
         MachineError: not even one image at a time fits into memory.
     """
     smoothing = settings_of(smoothing)
-    found, truth = _images(images), as_labels(labels)
+    given = as_labelled(images, labels)
+    found, truth = _images(given), given.labels
     draws = {"select": smoothing.n0, "certify": smoothing.n}
     first, votes = _count_votes(as_classifier(model), found, index, smoothing, draws, seed, observer, truth)
     most, chosen = first[:, :-1].max(1)
@@ -248,7 +250,7 @@ def certify_smoothed(
 
 def predict_smoothed(
     model: nn.Module,
-    images: Array,
+    images: Array | LabelledImages,
     smoothing: Smoothing | None = None,
     *,
     seed: int = 0,
@@ -349,9 +351,9 @@ def smoothed(
     return with_network(model, _SmoothedNetwork(model, smoothing.sigma, draws, output))
 
 
-def _images(given: Array) -> Images:
+def _images(given: Array | LabelledImages) -> Images:
     """Images as floating-point tensors; bytes are scaled to [0, 1]."""
-    images = as_tensor(given, "images")
+    images = given.pixels if isinstance(given, LabelledImages) else as_tensor(given, "images")
     return to_float(images, images.device) if images.dtype == torch.uint8 else images
 
 
@@ -374,15 +376,8 @@ def _check(model: Classifier, images: Images, labels: Labels | None, index: Labe
     model.infer(_on_device(images[:2], model))
     if index.shape != images.shape[:1] or index.dtype != torch.int64:
         raise ShapeError(f"index of type {index.dtype} and shape {tuple(index.shape)}; expected {len(images)} int64")
-    if labels is None:
-        return
-    if labels.shape != images.shape[:1]:
-        raise ShapeError(f"{len(labels)} labels for {len(images)} images; expected one for each")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
-        raise ShapeError(
-            f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "
-            f"0 to {len(model.classes) - 1}"
-        )
+    if labels is not None:
+        check_labels(labels, len(model.classes))
 
 
 def _on_device(images: Images, model: Classifier) -> Images:

@@ -43,7 +43,8 @@ def as_labelled(given: ImageSource, labels: Array | None = None) -> LabelledImag
     if labels is not None:
         if not _is_array(given):
             raise DataError(f"labels beside {summarised(given)}, which has its own; {_EXPECTED}")
-        return LabelledImages(pixels=given, labels=labels)  # pyright: ignore[reportArgumentType]
+        pixels = as_tensor(given, "images")  # pyright: ignore[reportArgumentType]
+        return LabelledImages(pixels=pixels, labels=as_labels(labels))
     if isinstance(given, LabelledImages):
         return given
     if isinstance(given, StreamedImages):
@@ -51,7 +52,7 @@ def as_labelled(given: ImageSource, labels: Array | None = None) -> LabelledImag
     if isinstance(given, Dataset):
         raise DataError(f"the data set {given.title} as a whole; give its images, such as data.test")
     if isinstance(given, tuple | list) and len(given) == 2 and _is_array(given[0]) and _is_label(given[1]):
-        return LabelledImages(pixels=given[0], labels=given[1])
+        return LabelledImages(pixels=as_tensor(given[0], "images"), labels=as_labels(given[1]))
     if isinstance(given, Tensor | np.ndarray):
         raise DataError("images without labels; give the true classes too, as the labels after the images or labels=")
     with all_forked():  # a loader draws from the global generator

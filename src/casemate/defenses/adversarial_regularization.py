@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from casemate.attacks.differentiate import gradient_of
 from casemate.data import UNLABELLED
 from casemate.errors import SettingError
-from casemate.models import Classifier
+from casemate.models import Classifier, check_batch
 from casemate.models.state import restored
 from casemate.norms import Ball, Eps, Norm
 from casemate.rng import Streams, all_forked
@@ -88,6 +88,7 @@ class AdversarialRegularization:
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the regularised mean loss of the batch and the logits of the clean images."""
+        check_batch(model, images, labels, unlabelled=UNLABELLED)
         known = labels != UNLABELLED
         if bool(known.all()):
             loss, adversarial, logits = self.losses(model, images, labels)

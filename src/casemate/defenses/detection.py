@@ -24,7 +24,7 @@ from casemate.attacks import frozen
 from casemate.attacks.bpda import BPDA
 from casemate.attacks.inputs import as_images, check_images, check_pixels
 from casemate.attacks.prepare import prepare_images
-from casemate.data import Array, as_labels
+from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.defenses.preprocessing import MedianFilter, ReducedDepth
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.losses import stable_cross_entropy
@@ -178,7 +178,7 @@ class CalibratedDetector:
         return self.excess(model, images)
 
     @torch.no_grad()
-    def flags(self, model: nn.Module, images: Array, *, batch_size: int = _BATCH) -> Flags:
+    def flags(self, model: nn.Module, images: Array | LabelledImages, *, batch_size: int = _BATCH) -> Flags:
         """Which images are rejected, booleans `(n,)` on the CPU; the model does not change.
 
         Raises `ShapeError` for images that the model does not take, and `ModelError` for a model that fails.
@@ -190,7 +190,7 @@ class CalibratedDetector:
 def calibrated(
     detector: Detector,
     model: nn.Module,
-    images: Array,
+    images: Array | LabelledImages,
     *,
     false_positive_rate: float = 0.05,
     batch_size: int = _BATCH,
@@ -289,24 +289,31 @@ def fit_logistic(
 
 
 def fit_mahalanobis(
-    model: nn.Module, images: Array, labels: Array, *, layer: str | None = None, batch_size: int = _BATCH
+    model: nn.Module,
+    images: ImageSource,
+    labels: Array | None = None,
+    *,
+    layer: str | None = None,
+    batch_size: int = _BATCH,
 ) -> MahalanobisDetector:
     """Fit the mean features of each class, and the covariance round them that all classes share (Lee et al., eq. 1).
 
     Directions in which the features do not vary are left out, as by the pseudo-inverse.
 
     Args:
-        images, labels: clean images for the statistics, usually those of the training, with at least one of each class
-            that is meant to be accepted; classes without images are left out.
+        images, labels: clean images for the statistics, as for `casemate.evaluate`, usually those of the training, with
+            at least one of each class that is meant to be accepted; classes without images are left out.
         layer: as for `fit_logistic`.
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take, or features that do not vary.
+        DataError: images or labels of a kind or type that is not understood, or of different lengths.
         ModelError: a model without the layer, or without a dense one.
     """
-    model, truth = as_classifier(model), as_labels(labels).cpu()
-    check_images(model, as_images(images), truth)
-    features, name = _features(model, images, layer, batch_size)
+    model, given = as_classifier(model), as_labelled(images, labels)
+    truth = given.labels.cpu()
+    check_images(model, as_images(given.pixels), truth)
+    features, name = _features(model, given.pixels, layer, batch_size)
     classes = truth.unique()
     means = torch.stack([features[truth == each].mean(0) for each in classes])
     apart = features - means[torch.searchsorted(classes, truth)]
@@ -361,10 +368,12 @@ def _features(model: Classifier, images: Array, layer: str | None, batch_size: i
     return found.double(), name
 
 
-def _over_batches(model: Classifier, given: Array, batch_size: int, compute: Callable[[Images], Tensor]) -> Tensor:
+def _over_batches(
+    model: Classifier, given: Array | LabelledImages, batch_size: int, compute: Callable[[Images], Tensor]
+) -> Tensor:
     """What `compute` returns for all images, on the CPU, with the model in evaluation mode."""
     at_least(1).check(batch_size, "batch_size")
-    images = as_images(given)
+    images = as_images(given.pixels if isinstance(given, LabelledImages) else given)
     check_pixels(model, images)
     if not len(images):
         raise ShapeError("no images; expected at least one")

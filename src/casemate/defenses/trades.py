@@ -14,7 +14,7 @@ from torch import Tensor
 from casemate.attacks import PGD, frozen
 from casemate.defenses.divergence import divergence, most_divergent
 from casemate.defenses.weight_perturbation import Network, at_perturbed_weights
-from casemate.models import Classifier
+from casemate.models import Classifier, check_batch
 from casemate.norms import AnyNorm, Ball, Eps
 from casemate.settings import at_least, between, expect, not_negative
 from casemate.types import Images, Labels, Logits
@@ -53,6 +53,7 @@ class TRADES:
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the loss of the batch, and the logits of the clean images in evaluation mode, without gradients."""
+        check_batch(model, images, labels)
         moved, logits = self.adversarial(model, images)
 
         def loss(network: Network) -> Tensor:

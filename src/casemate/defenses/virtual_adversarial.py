@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.differentiate import gradient_of
+from casemate.data import UNLABELLED
 from casemate.defenses.divergence import divergence
-from casemate.models import Classifier
+from casemate.models import Classifier, check_batch
 from casemate.models.state import restored
 from casemate.norms import Ball, Eps, unit_length
 from casemate.rng import Streams, all_forked, all_seeded
@@ -77,6 +78,7 @@ class VirtualAdversarial:
         The cross-entropy is the mean over the labelled images (zero if there are none), the LDS and the conditional
         entropy are the means over all images.
         """
+        check_batch(model, images, labels, unlabelled=UNLABELLED)
         smoothness, logits = self.smoothness(model, images)
         loss = labelled_cross_entropy(logits, labels) + self.alpha * smoothness
         if self.entropy_weight:

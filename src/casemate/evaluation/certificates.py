@@ -115,7 +115,7 @@ def certify_parts(
             some = part[torch.from_numpy(left)]
 
             def prove(some: LabelledImages = some, eps: float = value) -> Mapping[str, Sequence[int]]:
-                found = certify(model, *some.tensors(), eps, norm=norm, method=method, observer=observer)
+                found = certify(model, *some.tensors(), eps=eps, norm=norm, method=method, observer=observer)
                 return {"certified": found.certified.int().tolist(), "clean": found.clean.int().tolist()}
 
             found = finished.get(some, [float(value), norm, method], prove)
@@ -141,10 +141,10 @@ def certificate_seconds(
         ModelError: a model with layers that there are no bounds for.
     """
     few = images.read(slice(0, COMPARED_IMAGES))
-    certify(model, *few[:1].tensors(), values[0], norm=norm, method=method)  # the first call is slower
+    certify(model, *few[:1].tensors(), eps=values[0], norm=norm, method=method)  # the first call is slower
     start = time.perf_counter()
     for eps in values:
-        certify(model, *few.tensors(), eps, norm=norm, method=method)
+        certify(model, *few.tensors(), eps=eps, norm=norm, method=method)
     return (time.perf_counter() - start) / len(few) * len(images)
 
 

@@ -25,13 +25,13 @@ from casemate.attacks.base import as_attack
 from casemate.attacks.criterion import AbstractCriterion
 from casemate.attacks.inputs import as_images
 from casemate.attacks.prepare import prepare_images
-from casemate.data import Array, as_labels
+from casemate.data import Array, ImageSource, as_labelled, as_labels
 from casemate.defenses.detection import CalibratedDetector
 from casemate.errors import SettingError, ShapeError, kind_of
 from casemate.intervals import Estimate, share
 from casemate.losses import margin
 from casemate.memory import batched
-from casemate.models import Classifier, as_classifier, user_call
+from casemate.models import Classifier, as_classifier, check_labels, user_call
 from casemate.norms import Ball, Norm, parse_eps
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
@@ -59,12 +59,7 @@ class Evasion(AbstractCriterion):
 
     def check(self, classes: int) -> None:
         """Raise `ShapeError` for labels that the model does not have; `classes` counts the two columns too."""
-        most = classes - _BEHIND
-        if self.classes.numel() and not 0 <= int(self.classes.min()) <= int(self.classes.max()) < most:
-            raise ShapeError(
-                f"labels from {int(self.classes.min())} to {int(self.classes.max())}; with {most} classes they run "
-                f"from 0 to {most - 1}"
-            )
+        check_labels(self.classes, classes - _BEHIND)
 
     def margin(self, logits: Logits) -> PerExample:
         """The smaller of the logit margin and the distance of the score below the threshold."""
@@ -245,8 +240,8 @@ class DetectionResult:
 def evaluate_detector(
     detector: CalibratedDetector,
     model: nn.Module,
-    images: Array,
-    labels: Array,
+    images: ImageSource,
+    labels: Array | None = None,
     *,
     eps: float | str,
     norm: Norm = "linf",
@@ -264,7 +259,7 @@ def evaluate_detector(
     Args:
         detector: from `calibrated`, with images other than these.
         model: a `Classifier`, or a module that maps images within [0, 1] to logits; it does not change.
-        images, labels: clean images within the model's bounds, and their true classes.
+        images, labels: clean images and their true classes, as for `casemate.evaluate`.
         eps, norm: the ball of all attacks that are not given; Linf, L2 or L1.
         attacks: attacks on the model alone, by names of one's own; PGD with all its steps if None.
         adaptive: another attack that is run on model and detector too, with the criterion `Evasion`, on the images
@@ -279,6 +274,7 @@ def evaluate_detector(
     Raises:
         SettingError: a detector that is not calibrated, no weights, or settings outside their range.
         ShapeError: no images, or images and labels that the model does not take.
+        DataError: images or labels of a kind or type that is not understood, or of different lengths.
         ModelError: a model that fails.
     """
     if not isinstance(detector, CalibratedDetector):
@@ -290,7 +286,8 @@ def evaluate_detector(
         raise SettingError("no weights; expected at least one, such as (0.1, 1, 10)")
     for each in weights:
         not_negative().check(each, "weights")
-    model, images, truth = as_classifier(model), as_images(images), as_labels(labels)
+    given = as_labelled(images, labels)
+    model, images, truth = as_classifier(model), as_images(given.pixels), given.labels
     ball = Ball(eps=parse_eps(eps), norm=_NORM.check(norm, "norm"))
     budget = {"eps": ball.eps, "norm": ball.norm, "steps": steps, "restarts": restarts}
     runs: list[AbstractAttack] = [PGD(**budget, loss=_Selective())]

@@ -23,6 +23,7 @@ from casemate.models.full_precision import judge_of as judge_of
 from casemate.models.given import as_classifier as as_classifier
 from casemate.models.given import as_model as as_model
 from casemate.models.given import check_batch as check_batch
+from casemate.models.given import check_labels as check_labels
 from casemate.models.given import check_shape as check_shape
 from casemate.models.given import copied as copied
 from casemate.models.given import model_of as model_of

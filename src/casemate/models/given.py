@@ -47,9 +47,13 @@ def check_shape(model: Classifier, images: Images, remedy: str = "") -> None:
         raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted}){remedy}")
 
 
-def check_batch(model: nn.Module, images: Images, labels: Labels | None = None) -> None:
+def check_batch(
+    model: nn.Module, images: Images, labels: Labels | None = None, *, unlabelled: int | None = None
+) -> None:
     """Raise unless a batch of a training can be attacked: `ModelError` for a module that is not a `Classifier`, and
     `ShapeError` for images that are not floating-point numbers of its shape within its bounds, or labels of others.
+
+    With `unlabelled` labels may be that number too.
     """
     if not isinstance(model, Classifier):
         raise ModelError(
@@ -62,25 +66,30 @@ def check_batch(model: nn.Module, images: Images, labels: Labels | None = None) 
     if len(images):
         check_range(images.detach(), model.bounds)
     if labels is not None:
-        _check_labels(model, labels, len(images))
+        _check_labels_of(model, labels, len(images), unlabelled)
 
 
-def _check_labels(model: Classifier, labels: Labels, images: int) -> None:
+def check_labels(labels: Labels, classes: int, what: str = "labels") -> None:
+    """Raise `ShapeError` unless all labels are numbers of a model's classes; `what` names them in the message."""
+    if not len(labels):
+        return
+    least, most = torch.stack(labels.aminmax()).tolist()
+    if not 0 <= least <= most < classes:
+        raise ShapeError(
+            f"{what} from {least} to {most}; with {classes} classes they run from 0 to {classes - 1}: number the "
+            "classes from 0, in the order of the model's outputs"
+        )
+
+
+def _check_labels_of(model: Classifier, labels: Labels, images: int, unlabelled: int | None) -> None:
     """Raise `ShapeError` unless there is a class of the model for each image."""
     if labels.shape != (images,) or labels.dtype not in (torch.int64, torch.uint8):
         raise ShapeError(
             f"labels of type {labels.dtype} and shape {tuple(labels.shape)} for {images} images; expected one int64 "
             "number for each"
         )
-    classes = model.interface["classes"]
-    if classes is None or not images:
-        return
-    least, most = torch.stack(labels.aminmax()).tolist()
-    if not 0 <= least <= most < len(classes):
-        raise ShapeError(
-            f"labels from {least} to {most}; expected 0 to {len(classes) - 1}, for the {len(classes)} classes of the "
-            "model"
-        )
+    if (classes := model.interface["classes"]) is not None:
+        check_labels(labels if unlabelled is None else labels[labels != unlabelled], len(classes))
 
 
 def _way(given: Any) -> str:
