@@ -165,6 +165,67 @@ def test_more_labels_than_images_are_refused(run: Run) -> None:
     assert "--labelled-images 5,000, but there are" in message
 
 
+WITHOUT = (
+    "train",
+    "--architecture",
+    "tiny",
+    "--recipe",
+    "virtual-adversarial",
+    "--epochs",
+    1,
+    "--out",
+    "made.safetensors",
+)
+
+
+def test_images_without_labels_are_trained_on_too(run: Run) -> None:
+    """Pictures at any depth of a folder, an array alone, and one beside labels, which do not count."""
+    for number, pixels in enumerate(tiny_images(300, 5).pixels.numpy()):
+        place = Path("more") / ("" if number % 2 else "somewhere/deeper")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.png").write_bytes(png(pixels))
+    others = tiny_images(300, 5)
+    np.savez("alone.npz", images=others.pixels.numpy())
+    np.savez("floats.npz", x_train=others.pixels.numpy() / 255, y_train=np.full(300, 77))
+    for file in ("more", "alone.npz", "floats.npz"):
+        found = json.loads(run(*WITHOUT, "--data", "parts", "--unlabelled", file, "--dry-run", "--json")[1])
+        assert found["labelled_images"] == 36
+        assert found["unlabelled"] == file
+        assert found["train_images"] == 2 * 36 + 300  # the labelled ones twice, nearly a fifth of all
+    assert "used `x_train` as the images" in _said(run, *WITHOUT, "--data", "parts", "--unlabelled", "floats.npz")
+    _, about = load(Path("made.safetensors"))
+    assert (about.recipe["labelled_images"], about.recipe["unlabelled"]) == (36, "floats.npz")
+    few = ("--labelled-images", 9, "--overwrite", "--json")
+    found = json.loads(run(*WITHOUT, "--data", "parts", "--unlabelled", "photos", *few)[1])
+    assert found["labelled_images"] == 9
+    assert found["train_images"] == 27 + 60 + 2 * 9
+
+
+def test_images_without_labels_that_do_not_fit_are_refused(run: Run) -> None:
+    given = (*WITHOUT, "--dataset", "digits", "--dry-run")
+    assert "does not exist" in _said(run, *given, "--unlabelled", "nowhere", code=2)
+    Path("empty").mkdir()
+    assert "empty has no pictures; expected files ending in" in _said(run, *given, "--unlabelled", "empty", code=2)
+    np.savez("labels.npz", labels=np.zeros(3))
+    message = _said(run, *given, "--unlabelled", "labels.npz", code=2)
+    assert (
+        "labels.npz has no images; it holds labels; expected a .npz or .safetensors file that holds `images`" in message
+    )
+    np.savez("wide.npz", images=np.zeros((40, 1, 8, 16), dtype=np.uint8))
+    message = _said(run, *given, "--unlabelled", "wide.npz", code=2)
+    assert (
+        "has images of shape (1, 8, 16), but the labelled ones have (1, 28, 28); bring them to it with --resize 28 28"
+        in message
+    )
+    assert (
+        json.loads(run(*given, "--unlabelled", "wide.npz", "--resize", 28, 28, "--json")[1])["unlabelled"] == "wide.npz"
+    )
+    message = _said(run, *given, "--unlabelled", "wide.npz", "--split", "train", code=2)
+    assert "--split is about images of your own; give them with --data PATH" in message
+    message = _said(run, *given, "--recipe", "trades", "--unlabelled", "photos", code=2)
+    assert "--unlabelled with the recipe trades, which learns from labels only" in message
+
+
 def test_a_dry_run_warns_of_an_eps_in_another_unit_as_the_training_does(run: Run) -> None:
     command = ("train", "--recipe", "trades", "--eps", 8, "--dataset", "digits", "--out", "made.safetensors")
     assert "write 8/255" in _said(run, *command, "--dry-run")

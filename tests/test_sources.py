@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from casemate.data import LabelledImages, StreamedImages, as_labelled, open_images, read_images
+from casemate.data import UNLABELLED, LabelledImages, StreamedImages, as_labelled, open_images, read_images
 from casemate.errors import DataError, SettingError
 from casemate.evaluation.fingerprints import fingerprint_of_images
 from conftest import tiny_images
@@ -104,6 +104,14 @@ def test_the_same_images_in_every_format(tmp_path: Path, name: str) -> None:
     assert found.classes == (("left", "middle", "right") if name == "parquet" else None)
 
 
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_images_without_their_labels(tmp_path: Path, name: str) -> None:
+    found = open_images(SAME[name](tmp_path), labelled=False)
+    assert found.labels.tolist() == [UNLABELLED] * len(IMAGES)
+    assert found.classes is None
+    assert torch.equal(found.read(slice(None)).pixels, IMAGES.pixels)
+
+
 def by_class(folder: Path) -> Path:
     """A folder of pictures with a subfolder for each class, named so that numbers and letters sort differently."""
     for number, (pixels, label) in enumerate(zip(PIXELS, LABELS, strict=True)):
@@ -124,6 +132,10 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     assert torch.equal(found.read(slice(4, 8)).pixels, IMAGES.pixels[IMAGES.labels == 0])
     assert found.is_sorted_by_class
     assert not open_images(npz(tmp_path)).is_sorted_by_class
+    unlabelled = open_images(tmp_path / "photos", labelled=False)
+    assert unlabelled.labels.tolist() == [UNLABELLED] * 12
+    read = {bytes(each.numpy().tobytes()) for each in unlabelled.read(slice(None)).pixels}
+    assert read == {bytes(each.numpy().tobytes()) for each in IMAGES.pixels}
 
 
 def test_labels_count_the_classes_of_the_model(tmp_path: Path) -> None:

@@ -219,18 +219,23 @@ UNLABELLED: Final = -1
 """The label of a training image whose class is unknown, for objectives that can learn from such images."""
 
 
-def keep_labels(images: LabelledImages, count: int, seed: int) -> LabelledImages:
-    """All images, with the labels of a stratified random sample of `count`; those of the others are `UNLABELLED`.
+def keep_labels(images: LabelledImages, count: int, seed: int, others: Pixels | Images | None = None) -> LabelledImages:
+    """All images, with the labels of a stratified random sample of `count`; those of the rest are `UNLABELLED`.
 
     The images with a label come first, repeated until they are a fifth of all, so that no batch of a training lacks
-    them.
+    them. With `others`, these have no labels either; where their pixels are of another type, all become floats.
     """
-    if count >= len(images):
+    rest, sample = split(images, count, seed) if count < len(images) else (images[:0], images)
+    parts = [part for part in (rest.pixels, others) if part is not None and len(part)]
+    if not parts:
         return images
-    rest, sample = split(images, count, seed)
-    times = max(1, round(len(rest) / (4 * count)))
-    labels = torch.cat([sample.labels.repeat(times), torch.full_like(rest.labels, UNLABELLED)])
-    return LabelledImages(pixels=torch.cat([sample.pixels.repeat(times, 1, 1, 1), rest.pixels]), labels=labels)
+    own = sample.pixels
+    if len({part.dtype for part in (own, *parts)}) > 1:
+        own, *parts = (to_float(part) for part in (own, *parts))
+    unlabelled = torch.cat(parts)
+    times = max(1, round(len(unlabelled) / (4 * len(sample))))
+    labels = torch.cat([sample.labels.repeat(times), torch.full((len(unlabelled),), UNLABELLED)])
+    return LabelledImages(pixels=torch.cat([own.repeat(times, 1, 1, 1), unlabelled]), labels=labels)
 
 
 def subset(images: LabelledImages, size: int, seed: int) -> LabelledImages:

@@ -158,7 +158,9 @@ def expect_queries(model: OpenedModel, options: ModelOptions, needed: int) -> No
         )
 
 
-def open_for(model: OpenedModel, file: Path, reading: Reading, *, split: str | None = None) -> StreamedImages:
+def open_for(
+    model: OpenedModel, file: Path, reading: Reading, *, split: str | None = None, labelled: bool = True
+) -> StreamedImages:
     """Open the user's own images for a model, whose classes the labels then count; a few images are read.
 
     Images that the options neither resize nor crop are prepared as the model's configuration says, if it says so.
@@ -168,10 +170,11 @@ def open_for(model: OpenedModel, file: Path, reading: Reading, *, split: str | N
         raise SettingError(f"--data {file}: there is no such file; for the data set of that name give --dataset {file}")
     shape = model.model.interface["input_shape"]
     channels = None if shape is None else shape[0]
-    found = open_own(file, reading, channels=channels, split=split)
+    found = open_own(file, reading, channels=channels, split=split, labelled=labelled)
     wanted = model.preparation_of(found.image_shape)
     if wanted is not None and not (reading.resize or reading.crop):
-        found = open_own(file, _as_prepared(reading, wanted), channels=channels, split=split)
+        prepared = _as_prepared(reading, wanted)
+        found = open_own(file, prepared, channels=channels, split=split, labelled=labelled)
         remark = f"{wanted.in_words}, as {model.stated.origins['preparation']} says (--resize and --crop change it)"
         found = replace(found, remarks=(*found.remarks, remark))
     if shape is not None and tuple(found.image_shape) != tuple(shape):
@@ -195,19 +198,23 @@ def _as_prepared(reading: Reading, wanted: Resizing) -> Reading:
     return replace(reading, **sides, interpolation=wanted.interpolation)
 
 
-def open_own(file: Path, reading: Reading, *, channels: int | None = None, split: str | None = None) -> StreamedImages:
+def open_own(
+    file: Path, reading: Reading, *, channels: int | None = None, split: str | None = None, labelled: bool = True
+) -> StreamedImages:
     """Open the user's own images, of which only the labels are read.
 
     `channels` are the model's, if known, and `split` a part of the data; the options in `reading` come before both.
+    Those about labels and parts are not for images that need not be `labelled`.
     """
     return open_images(
         file,
-        labels=reading.labels,
-        split=reading.split or split,
+        labels=reading.labels if labelled else None,
+        split=(reading.split or split) if labelled else None,
         size=_one_or_two("resize", reading.resize),
         crop=_one_or_two("crop", reading.crop),
         interpolation=reading.interpolation,
         channels=reading.channels or (channels if channels in (1, 3) else None),
+        labelled=labelled,
     )
 
 

@@ -9,6 +9,7 @@ from casemate.data import Dataset, StreamedImages, in_order_of, split, splits_of
 from casemate.errors import SettingError
 from casemate.models import OpenedModel, numbered_classes
 from casemate.progress import Observer
+from casemate.types import Images, Pixels
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "dev")
@@ -44,6 +45,30 @@ def own_dataset(file: Path, reading: Reading, base: OpenedModel | None, observer
         observer.message(note)
     name, classes = file.resolve().name, whole.classes or numbered_classes(int(whole.labels.max()) + 1)
     return Dataset(name=name, title=name, classes=classes, train=first, test=held_out, origin=str(file))
+
+
+def unlabelled_pixels(
+    file: Path, reading: Reading, shape: tuple[int, int, int], base: OpenedModel | None, observer: Observer
+) -> Pixels | Images:
+    """The images in `file`, brought to the `shape` of those with labels; labels there are not used.
+
+    They are read as `reading` says, or else as the configuration of `base`, the model that the training builds on.
+    Raises `CasemateError`.
+    """
+    if base is None:
+        found = open_own(file, reading, channels=shape[0], labelled=False)
+    else:
+        found = open_for(base, file, reading, labelled=False)
+    if found.image_shape != shape:
+        colour = "" if shape[0] == found.image_shape[0] or shape[0] not in (1, 3) else f" --channels {shape[0]}"
+        raise SettingError(
+            f"--unlabelled {file} has images of shape {found.image_shape}, but the labelled ones have {shape}; bring "
+            f"them to it with --resize {shape[1]} {shape[2]}{colour}"
+        )
+    pixels = found.read(slice(None)).pixels
+    for note in found.notes:
+        observer.message(note)
+    return pixels
 
 
 def train_and_test(file: Path, reading: Reading) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from casemate import data
 from casemate.cli.shared.augmentations import read_augmentation
 from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
-from casemate.cli.shared.own_images import own_dataset
+from casemate.cli.shared.own_images import own_dataset, unlabelled_pixels
 from casemate.cli.shared.teachers import report_untrained
 from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
 from casemate.data import Dataset, LabelledImages
@@ -119,7 +119,10 @@ def prepare(
         augment=tuple(map(make_augmentation, augment)),
     )
     if options["data"] is None:
-        images = _read(options["dataset"], options["reading"], bases, options["data_dir"], observer)
+        reading = options["reading"]
+        if options["unlabelled"] is not None:  # which the options about size and colour are for
+            reading = Reading(labels=reading.labels, split=reading.split)
+        images = _read(options["dataset"], reading, bases, options["data_dir"], observer)
     else:
         images = _read_own(options["data"], options["dataset"], options["reading"], bases, observer)
     for each in bases.values():
@@ -127,18 +130,15 @@ def prepare(
     train, validation = _parts(images, options["train_images"], options["validation_images"], seed)
     if "teacher" in bases:
         report_untrained(bases["teacher"].model, validation, observer)
-    if options["labelled_images"] is not None:
-        if not takes_unlabelled(recipe.objective):
-            raise SettingError(
-                f"--labelled-images with the recipe {objective['name']}, which learns from labels only; expected a "
-                "recipe that does not, such as virtual-adversarial"
-            )
-        if options["labelled_images"] > len(train):
-            raise SettingError(
-                f"--labelled-images {options['labelled_images']:,}, but there are {len(train):,} images to train on; "
-                "expected at most that many"
-            )
-        train = data.keep_labels(train, options["labelled_images"], seed)
+    base = next((each.opened for each in bases.values()), None)
+    labelled = options["labelled_images"] or (None if options["unlabelled"] is None else len(train))
+    if labelled is not None and not takes_unlabelled(recipe.objective):
+        option = "--unlabelled" if options["labelled_images"] is None else "--labelled-images"
+        raise SettingError(
+            f"{option} with the recipe {objective['name']}, which learns from labels only; expected a recipe that does "
+            "not, such as virtual-adversarial"
+        )
+    train = _without_labels(train, options, images.image_shape, base, seed, observer)
     if "start" in bases:
         architecture, model = bases["start"].architecture or bases["start"].source, bases["start"].model
     else:
@@ -153,7 +153,8 @@ def prepare(
         "dataset": images.name,
         **({} if options["data"] is None else {"data": images.origin}),
         "train_images": len(train),
-        **({} if options["labelled_images"] is None else {"labelled_images": options["labelled_images"]}),
+        **({} if labelled is None else {"labelled_images": labelled}),
+        **({} if options["unlabelled"] is None else {"unlabelled": str(options["unlabelled"])}),
         "validation_images": len(validation),
         "test_images": len(images.test),
         "epochs": settings.epochs,
@@ -167,7 +168,7 @@ def prepare(
     }
     own = {name: value for name, value in asdict(settings).items() if name != "seed"}  # a field of its own
     own |= {name: options[name] for name in ("train_images", "validation_images")}
-    own |= {} if options["labelled_images"] is None else {"labelled_images": options["labelled_images"]}
+    own |= {name: about[name] for name in ("labelled_images", "unlabelled") if name in about}
     description = ModelMetadata(architecture=str(architecture), dataset=images.name, recipe=own | defended, seed=seed)
     started = bases["start"].opened if "start" in bases else None
     parts, networks = (images, train, validation), (model, started)
@@ -247,6 +248,27 @@ def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -
         raise SettingError(f"{wanted} training and {aside} validation images, but {dataset.title} has {there}")
     pool = dataset.train if wanted is None else data.subset(dataset.train, wanted + aside, seed)
     return data.split(pool, aside, seed)
+
+
+def _without_labels(
+    train: LabelledImages,
+    options: Mapping[str, Any],
+    shape: tuple[int, int, int],
+    base: OpenedModel | None,
+    seed: int,
+    observer: Observer,
+) -> LabelledImages:
+    """The training images as --labelled-images and --unlabelled say. Raises `CasemateError`."""
+    count, file = options["labelled_images"], options["unlabelled"]
+    if count is not None and count > len(train):
+        raise SettingError(
+            f"--labelled-images {count:,}, but there are {len(train):,} images to train on; expected at most that many"
+        )
+    if file is None:
+        return train if count is None else data.keep_labels(train, count, seed)
+    with observer.work("Reading the images without labels", 0):
+        others = unlabelled_pixels(file, options["reading"], shape, base, observer)
+    return data.keep_labels(train, len(train) if count is None else count, seed, others)
 
 
 def estimate(plan: TrainPlan, observer: Observer) -> float:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from casemate.data.dataset import LabelledImages
+from casemate.data.dataset import UNLABELLED, LabelledImages
 from casemate.data.given import as_labelled
 from casemate.data.sources.arrays import EXPECTED, array_splits, open_arrays
 from casemate.data.sources.cifar import is_cifar, open_cifar
-from casemate.data.sources.files import SPLITS, open_folder, open_table
+from casemate.data.sources.files import SPLITS, open_folder, open_pictures, open_table
 from casemate.data.sources.idx_files import is_idx, open_idx
 from casemate.data.sources.parquet import open_parquet, parquet_files, split_of
 from casemate.data.sources.resizing import Interpolation as Interpolation
@@ -43,6 +43,7 @@ def open_images(
     channels: Literal[1, 3] | None = None,
     subset: int | None = None,
     seed: int = 0,
+    labelled: bool = True,
 ) -> StreamedImages:
     """Open a user's labelled images without reading more than their labels; nothing in a file is executed.
 
@@ -59,6 +60,8 @@ def open_images(
         channels: 1 or 3: convert to grey or colour.
         subset: take a stratified random sample of this many images.
         seed: of that sample.
+        labelled: False for images of which no label is needed: pictures anywhere in a folder, or a file with the array
+            images alone, too. All labels are `UNLABELLED` then, and of several parts that to train on is taken.
 
     Raises:
         DataError: the source is missing, damaged, or of another kind.
@@ -66,7 +69,7 @@ def open_images(
     """
     resizing = Resizing(size=size, crop=crop, interpolation=interpolation, channels=channels)
     try:
-        found = _open(source, None if labels is None else Path(labels), split, resizing)
+        found = _open(source, None if labels is None else Path(labels), split, resizing, labelled=labelled)
     except OSError as error:
         raise DataError(f"cannot read {source}: {error.strerror or error}; expected {FORMATS}") from error
     if classes is not None:
@@ -131,12 +134,34 @@ def _in_memory(images: LabelledImages, name: str) -> StreamedImages:
     )
 
 
+def _without_labels(source: Any, split: str | None, resizing: Resizing) -> StreamedImages:
+    """The images of a source, all labelled `UNLABELLED`."""
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is not None and path.suffix.lower() in (".npz", ".safetensors"):
+        return open_arrays(path, split, resizing, labelled=False)
+    if path is not None and path.is_dir() and not _is_in_files_of_images(path):
+        return open_pictures(path if split is None else path / split, resizing)
+    if path is not None and path.exists() and split is None and "train" in splits_of(path):
+        split = "train"
+    found = _open(source, None, split, resizing)
+    return replace(found, labels=torch.full_like(found.labels, UNLABELLED), classes=None)
+
+
+def _is_in_files_of_images(folder: Path) -> bool:
+    """Whether a folder holds Parquet, CIFAR or IDX files, each with many images, instead of pictures."""
+    return bool(parquet_files(folder)) or is_cifar(folder) or any(is_idx(each) for each in folder.iterdir())
+
+
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 
 
-def _open(source: Any, labels: Path | None, split: str | None, resizing: Resizing) -> StreamedImages:
+def _open(
+    source: Any, labels: Path | None, split: str | None, resizing: Resizing, *, labelled: bool = True
+) -> StreamedImages:
     """The images of a source, by its format."""
+    if not labelled:
+        return _without_labels(source, split, resizing)
     if not isinstance(source, str | Path):
         if labels is not None or split is not None:
             raise DataError("labels= and split= are for files and folders; a data set has its own")

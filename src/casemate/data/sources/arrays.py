@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from casemate.arrays import StoredArray, UnsoundError, npz_names, open_npz, open_safetensors
+from casemate.data.dataset import UNLABELLED
 from casemate.data.sources.resizing import Resizing
 from casemate.data.streamed import StreamedImages
 from casemate.errors import DataError
@@ -22,12 +23,13 @@ _COLOURS = (1, 3, 4)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def open_arrays(path: Path, split: str | None, resizing: Resizing) -> StreamedImages:
+def open_arrays(path: Path, split: str | None, resizing: Resizing, *, labelled: bool = True) -> StreamedImages:
     """The images and labels in a .npz or .safetensors file.
 
     The arrays are called `images` and `labels`, or by another usual pair of names (x and y), perhaps with a split in
     front or behind (x_test, test_images). Images are bytes (uint8) or floating-point numbers within the model's bounds,
-    `(n, channels, height, width)` or, with one channel, `(n, height, width)`; labels are integers `(n,)` from 0.
+    `(n, channels, height, width)` or, with one channel, `(n, height, width)`; labels are integers `(n,)` from 0. Of
+    images that need not be `labelled` no labels are read, and all are `UNLABELLED`.
 
     Raises:
         DataError: the file is missing, unreadable or inconsistent, or its images or labels are not as above.
@@ -37,11 +39,15 @@ def open_arrays(path: Path, split: str | None, resizing: Resizing) -> StreamedIm
             raise DataError(f"{path} does not exist; {EXPECTED}")
         arrays = open_safetensors(path) if path.suffix == ".safetensors" else {}
         held = list(arrays) if arrays or path.suffix == ".safetensors" else npz_names(path)
-        pair = _pair(held, split)
-        if pair is None:
-            raise _unnamed(path, held, split)
-        arrays = arrays or open_npz(path, pair)
-        stored, labels = arrays[pair[0]], _labels(path, torch.from_numpy(arrays[pair[1]].whole()))
+        names = _pair(held, split) if labelled else _alone(held, split)
+        if names is None:
+            raise _unnamed(path, held, split, labelled=labelled)
+        arrays = arrays or open_npz(path, names)
+        stored = arrays[names[0]]
+        if labelled:
+            labels = _labels(path, torch.from_numpy(arrays[names[1]].whole()))
+        else:
+            labels = torch.full((stored.shape[0] if stored.shape else 0,), UNLABELLED)
     except (OSError, UnsoundError) as error:
         raise DataError(f"cannot read {path}: {error}; {EXPECTED}") from error
     shape = _image_shape(path, stored)
@@ -49,14 +55,14 @@ def open_arrays(path: Path, split: str | None, resizing: Resizing) -> StreamedIm
         raise DataError(
             f"{path} holds {stored.shape[0]} images and {len(labels)} labels; expected as many, at least one"
         )
-    usual = pair == ("images", "labels") or split is not None
+    usual = names in (("images", "labels"), ("images",)) or split is not None
     return resizing.applied(
         StreamedImages(
             name=str(path),
             labels=labels,
             image_shape=shape,
             reader=lambda positions: read_rows(stored, positions, shape, path),
-            remarks=() if usual else (f"used `{pair[0]}` as the images and `{pair[1]}` as the labels",),
+            remarks=() if usual else (_used(*names),),
         )
     )
 
@@ -94,13 +100,34 @@ def _pair(held: Sequence[str], split: str | None) -> tuple[str, str] | None:
     return None
 
 
-def _unnamed(path: Path, held: Sequence[str], split: str | None) -> DataError:
+def _alone(held: Sequence[str], split: str | None) -> tuple[str, ...] | None:
+    """The name of the array with the images, among those that a file holds; None if there is none.
+
+    Without a `split` one is preferred that names none, then the training images, then the test images.
+    """
+    for part in (None, "train", "test") if split is None else (split,):
+        for images in _IMAGES:
+            for pattern in ("{}",) if part is None else (f"{{}}_{part}", f"{part}_{{}}"):
+                if (name := pattern.format(images)) in held:
+                    return (name,)
+    return None
+
+
+def _used(images: str, labels: str | None = None) -> str:
+    """The remark that arrays of these names are used."""
+    return f"used `{images}` as the images" + ("" if labels is None else f" and `{labels}` as the labels")
+
+
+def _unnamed(path: Path, held: Sequence[str], split: str | None, *, labelled: bool) -> DataError:
     """The error that a file has no arrays of a known name."""
     listed = ", ".join(held[:_LISTED]) + (", ..." if len(held) > _LISTED else "")
-    wanted = ("images", "labels") if split is None else (f"images_{split}", f"labels_{split}")
+    wanted = [
+        name if split is None else f"{name}_{split}" for name in (("images", "labels") if labelled else ("images",))
+    ]
     missing = [name for name in wanted if name not in held]
     advice = "" if split is None else f" (--split {split})"
-    return DataError(f"{path} has no {' and no '.join(missing)}{advice}; it holds {listed or 'nothing'}; {EXPECTED}")
+    expected = EXPECTED if labelled else "expected a .npz or .safetensors file that holds `images`"
+    return DataError(f"{path} has no {' and no '.join(missing)}{advice}; it holds {listed or 'nothing'}; {expected}")
 
 
 def _image_shape(path: Path, stored: StoredArray) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from typing import final
 import torch
 
 from casemate.arrays import UnsoundError
+from casemate.data.dataset import UNLABELLED
 from casemate.data.sources.pictures import SUFFIXES, read_picture, stream_pictures
 from casemate.data.sources.resizing import Resizing
 from casemate.data.streamed import StreamedImages
@@ -77,6 +78,17 @@ def open_folder(folder: Path, labels: Path | None, split: str | None, resizing: 
             "labels: give it with --labels FILE.csv, or call it labels.csv"
         )
     return _by_class(folder, sorted(inside, key=_order), resizing)
+
+
+def open_pictures(folder: Path, resizing: Resizing) -> StreamedImages:
+    """All pictures in a folder and below it, labelled `UNLABELLED`, sorted by their paths. Raises `DataError`."""
+    paths = _Paths()
+    for path in _pictures(folder, ".", _DEEPEST):
+        paths.append(path)
+    if not len(paths):
+        raise DataError(f"{folder} has no pictures; expected files ending in {', '.join(SUFFIXES)}")
+    labels = torch.full((len(paths),), UNLABELLED)
+    return _streamed(folder, Path(os.path.realpath(folder)), paths, labels, None, resizing)
 
 
 def open_table(table: Path, folder: Path | None, split: str | None, resizing: Resizing) -> StreamedImages:
