@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from casemate.benchmark import ENTRIES, BenchmarkPlan, Entry, plan_benchmark, run_benchmark
 from casemate.data import Dataset, load, split
+from casemate.models import register
+from casemate.models.strided import pixelwise
 from casemate.report.benchmark import write_benchmark
 
 HERE = Path(__file__).resolve().parent
@@ -44,13 +47,26 @@ def bounds(network: str, **settings: Any) -> Entry:
     return replace(longer, network=network, settings=settings, training={**longer.training, "epochs": 14})
 
 
+@register("widest-pixelwise-cnn")
+def widest(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Twice as wide as the network of `robust`."""
+    return pixelwise(input_shape, classes, 128)
+
+
+def in_bfloat16(entry: Entry, **more: Any) -> Entry:
+    """The same training in bfloat16."""
+    return replace(entry, training={**entry.training, "precision": "bfloat16"}, **more)
+
+
 CASES: Mapping[str, Entry] = {
     "adversarial, 2 steps": adversarial("strided-cnn", 12, 2),
     "adversarial, 3 steps, pixelwise": adversarial("pixelwise-cnn", 10, 3),
     "adversarial, 3 steps, pixelwise, AWP": adversarial("pixelwise-cnn", 10, 3, awp=0.005),
     "adversarial, 3 steps, pixelwise, shift, AWP": adversarial("pixelwise-cnn", 20, 3, awp=0.005, augment=_SHIFT),
     "adversarial, 4 steps, pixelwise (fast)": ENTRIES["fast"],
+    "adversarial, 4 steps, pixelwise, bfloat16": in_bfloat16(ENTRIES["fast"]),
     "adversarial, 4 steps, wide pixelwise (robust)": ENTRIES["robust"],
+    "adversarial, 4 steps, widest pixelwise, bfloat16": in_bfloat16(ENTRIES["robust"], network="widest-pixelwise-cnn"),
     "IBP": bounds("strided-cnn", **_BOUNDS),
     "IBP 0.5, pixelwise": bounds("pixelwise-cnn", **_BOUNDS, kappa_end=0.5),
     "MTL-IBP, pixelwise": ENTRIES["mtl-ibp"],

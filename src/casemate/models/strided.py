@@ -53,16 +53,18 @@ def strided_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
 @register("pixelwise-cnn")
 def pixelwise_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Build `strided-cnn` behind a function of each pixel with 6 channels: 842k parameters, as above."""
-    return _pixelwise(input_shape, 32, halved_positions(input_shape, 2, "pixelwise-cnn"), classes)
+    return pixelwise(input_shape, classes, 32)
 
 
 @register("wide-pixelwise-cnn")
 def wide_pixelwise_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Build `pixelwise-cnn` with 64 and 128 channels: 1.7M parameters, as above."""
-    return _pixelwise(input_shape, 64, halved_positions(input_shape, 2, "wide-pixelwise-cnn"), classes)
+    return pixelwise(input_shape, classes, 64)
 
 
-def _pixelwise(input_shape: tuple[int, int, int], width: int, positions: int, classes: int) -> nn.Module:
+def pixelwise(input_shape: tuple[int, int, int], classes: int, width: int) -> nn.Module:
+    """Build `pixelwise-cnn` with so many channels in its first strided convolution, and twice as many in the second."""
+    positions = halved_positions(input_shape, 2, "pixelwise-cnn")
     return nn.Sequential(
         nn.Conv2d(input_shape[0], _PIXELWISE, 1),
         nn.BatchNorm2d(_PIXELWISE),
