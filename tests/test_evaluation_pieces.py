@@ -25,8 +25,8 @@ from casemate.cli.store.run import clean_store, list_store
 from casemate.data import LabelledImages, first_of
 from casemate.engine import evaluations as evaluations_module
 from casemate.engine.store import size_of
-from casemate.errors import ShapeError, StoreError
-from casemate.evaluation import Evaluation, evaluate, make_record, write_record
+from casemate.errors import SettingError, ShapeError, StoreError
+from casemate.evaluation import Evaluation, evaluate, evaluate_certified, make_record, write_record
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.probe import within_bounds
 from casemate.evaluation.proof import prove
@@ -35,6 +35,7 @@ from casemate.evaluation.shards import shard_bounds, shards_of
 from casemate.models import Classifier, with_network
 from casemate.models.accel import freeze as freeze_module
 from conftest import Listener, tiny_images
+from oracles import as_installed
 from test_record import thirds
 
 EPS = 0.1
@@ -157,6 +158,13 @@ def test_without_a_store_nothing_is_written(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     judged()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_no_place_is_refused() -> None:
+    place: Any = 3
+    for run in (lambda: judged(place), lambda: evaluate_certified(thirds(), IMAGES, eps=0.1, store=place)):
+        with as_installed(), pytest.raises(SettingError, match="store = 3; expected a folder, or the URL of shared"):
+            run()
 
 
 @pytest.mark.parametrize("after", [4, 11])

@@ -32,7 +32,7 @@ import filelock
 
 from casemate.engine.bundle import files_in
 from casemate.engine.objects import Objects, is_url
-from casemate.errors import StoreError
+from casemate.errors import SettingError, StoreError
 from casemate.files import cache_folder, make_folder, read_file, read_json, write_json, write_text, writing_folder
 from casemate.progress import NULL_OBSERVER, Observer
 
@@ -125,8 +125,13 @@ def _other_files(folder: Path) -> list[str]:
 
 
 def opened(location: Path | str | None, observer: Observer = NULL_OBSERVER) -> tuple[Path, Objects | None]:
-    """The folder of the store at `location` (None: the default one) on this machine, and its objects if it is a URL."""
+    """The folder of the store at `location` (None: the default one) on this machine, and its objects if it is a URL.
+
+    Raises `SettingError` for what is neither a path nor a text.
+    """
     location = default_store() if location is None else location
+    if not isinstance(location, str | os.PathLike):
+        raise SettingError(f"store = {location!r}; expected a folder, or the URL of shared storage")
     if not is_url(location):
         if others := _other_files(Path(location)):
             observer.message(
