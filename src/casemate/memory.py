@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import torch
 
-from casemate.errors import MachineError, SettingError
+from casemate.errors import MachineError
 from casemate.progress import NULL_OBSERVER, Observer
+from casemate.settings import at_least
 
 T = TypeVar("T")
 
@@ -64,8 +65,7 @@ def batched(
     Whenever memory runs out, the batch size is halved, and `shrunk` is called with the new one. Raises `MachineError`
     if memory does not suffice for one example, and `SettingError` for a batch size below one.
     """
-    if batch_size < 1 <= count:
-        raise SettingError(f"batch_size = {batch_size}; expected at least 1")
+    batch_size = at_least(1).check(batch_size, "batch_size")
     found: list[T] = []
     start = 0
     while start < count:

@@ -20,7 +20,7 @@ from casemate.attacks.overriding import overridable
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
 from casemate.attacks.verify import Verified, restore_undone, run_in_turn, verify_candidates
-from casemate.data import Array, as_labels
+from casemate.data import Array, as_labels, as_tensor
 from casemate.errors import DataError, SettingError, ShapeError, kind_of
 from casemate.functions import function_record
 from casemate.losses import stable_cross_entropy
@@ -29,7 +29,7 @@ from casemate.models import Classifier, Frozen, UserCall, as_model, model_of, no
 from casemate.norms import AnyNorm, Ball, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
-from casemate.settings import expect
+from casemate.settings import at_least, expect
 from casemate.types import Images, Labels, PerExample
 
 
@@ -243,8 +243,8 @@ class AbstractAttack(ABC):
             check_images(known, images, labels)
             whole = Misclassification(normal_tensor(labels))
         ball = self.ball()
-        if batch_size is not None and batch_size < 1:
-            raise SettingError(f"batch_size = {batch_size}; expected at least 1")
+        if batch_size is not None:
+            batch_size = at_least(1).check(batch_size, "batch_size")
         if targets is not None and not is_targetable(self):
             raise SettingError(f"{name_of(self)} cannot be targeted; leave out the targets, or use PGD or APGD")
         if targets is not None:
@@ -253,9 +253,10 @@ class AbstractAttack(ABC):
             if (targets.cpu() == labels.cpu()).any():
                 raise SettingError("a target equals the true label; choose another class for every image")
             whole = Misclassification(normal_tensor(targets), targeted=True)
-        if index is not None and (index.shape != images.shape[:1] or index.dtype != torch.int64):
+        numbers = torch.arange(len(images)) if index is None else as_tensor(index, "index")
+        if numbers.shape != images.shape[:1] or numbers.dtype != torch.int64:
             raise ShapeError(
-                f"index of type {index.dtype} and shape {tuple(index.shape)}; expected {len(images)} int64"
+                f"index of type {numbers.dtype} and shape {tuple(numbers.shape)}; expected {len(images)} int64"
             )
         if not len(images):
             raise ShapeError("no images to attack; expected at least one")
@@ -265,7 +266,6 @@ class AbstractAttack(ABC):
                 raise SettingError(f"{name_of(self)} moves all pixels of an image; leave out the mask, or use PGD")
             allowed = as_mask(mask, images)
         grid = None if levels is None else Grid(known.bounds, levels)
-        numbers = torch.arange(len(images)) if index is None else index
         labels = normal_tensor(labels)
         most = self.max_passes(len(known.classes))
         with (

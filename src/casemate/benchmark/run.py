@@ -10,6 +10,7 @@ from casemate.benchmark.entry import Entry
 from casemate.benchmark.folder import BenchmarkFolder
 from casemate.benchmark.plan import BenchmarkPlan
 from casemate.benchmark.table import BenchmarkRow, benchmark_rows
+from casemate.devices import as_device
 from casemate.evaluation import evaluate_clean
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import Classifier
@@ -40,7 +41,7 @@ def run_benchmark(
         TrainingError: a loss that is not finite.
         ModelError: a network without bounds, for an entry with a certificate.
     """
-    folder = BenchmarkFolder(Path(out), plan.data())
+    device, folder = as_device(device), BenchmarkFolder(Path(out), plan.data())
     finished(benchmark_rows(plan, folder))
     models: dict[str, Classifier] = {}
     for name, entry in plan.entries.items():

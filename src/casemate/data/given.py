@@ -84,6 +84,9 @@ def _pairs(given: Any) -> Iterator[tuple[Tensor, Tensor]]:
     indexed = not isinstance(given, Sequence | torch.utils.data.IterableDataset) and all(
         hasattr(given, name) for name in ("__getitem__", "__len__")
     )
+    if isinstance(given, Mapping):
+        listed = ", ".join(map(str, given))
+        raise DataError(f"a {type(given).__name__} as images; give one of its parts ({listed[:200]}): {_EXPECTED}")
     if not indexed and not isinstance(given, Iterable):
         raise DataError(f"{summarised(given)} as images; {_EXPECTED}")
     source: Any = given

@@ -26,7 +26,7 @@ from casemate.attacks.inputs import as_images, check_images, check_pixels
 from casemate.attacks.prepare import prepare_images
 from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.defenses.preprocessing import MedianFilter, ReducedDepth
-from casemate.errors import ModelError, SettingError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError, kind_of
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
 from casemate.models import Classifier, as_classifier, user_call
@@ -207,6 +207,11 @@ def calibrated(
         ShapeError: no images, or images that the model does not take, or scores that are not finite numbers.
     """
     between(0, 1, "a share", without_high=True).check(false_positive_rate, "false_positive_rate")
+    if not callable(getattr(detector, "scores", None)):
+        raise SettingError(
+            f"{kind_of(detector)} as a detector; expected an object with a method scores(model, images), such as "
+            "FeatureSqueezing()"
+        )
     model = as_classifier(model)
     with torch.no_grad():
         scores = _over_batches(model, images, batch_size, lambda part: detector.scores(model, part))

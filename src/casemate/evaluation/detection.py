@@ -12,7 +12,7 @@ gradients on the detector are not made, so a detector without useful gradients c
 says so where no gradient was found at all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -24,6 +24,7 @@ from casemate.attacks import APGD, PGD, AbstractAttack, AttackResult, Status, ch
 from casemate.attacks.base import as_attack
 from casemate.attacks.criterion import AbstractCriterion
 from casemate.attacks.inputs import as_images
+from casemate.attacks.named import Attacks, named_attacks
 from casemate.attacks.prepare import prepare_images
 from casemate.data import Array, ImageSource, as_labelled, as_labels
 from casemate.defenses.detection import CalibratedDetector
@@ -36,7 +37,7 @@ from casemate.norms import Ball, Norm, parse_eps
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import derive
-from casemate.settings import not_negative, one_of
+from casemate.settings import at_least, not_negative, one_of
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 _NORM = one_of("linf", "l2", "l1", why="for l0 give attacks of one's own to with_detector")
@@ -245,7 +246,7 @@ def evaluate_detector(
     *,
     eps: float | str,
     norm: Norm = "linf",
-    attacks: Mapping[str, AbstractAttack] | None = None,
+    attacks: Attacks | None = None,
     adaptive: AbstractAttack | None = None,
     steps: int = 100,
     restarts: int = 3,
@@ -261,7 +262,7 @@ def evaluate_detector(
         model: a `Classifier`, or a module that maps images within [0, 1] to logits; it does not change.
         images, labels: clean images and their true classes, as for `casemate.evaluate`.
         eps, norm: the ball of all attacks that are not given; Linf, L2 or L1.
-        attacks: attacks on the model alone, by names of one's own; PGD with all its steps if None.
+        attacks: on the model alone, as for `casemate.evaluate`; PGD with all its steps if None.
         adaptive: another attack that is run on model and detector too, with the criterion `Evasion`, on the images
             that are still robust after the gradient attack; it must not depend on classes (`Square`, say).
         steps: gradient steps of each run.
@@ -282,10 +283,11 @@ def evaluate_detector(
             f"{kind_of(detector)} as a detector; expected one with a threshold: "
             "calibrated(detector, model, held_out_images)"
         )
-    if not weights:
-        raise SettingError("no weights; expected at least one, such as (0.1, 1, 10)")
+    if not isinstance(weights, Iterable) or not (weights := tuple(weights)):
+        raise SettingError(f"weights = {weights!r}; expected at least one, such as (0.1, 1, 10)")
     for each in weights:
         not_negative().check(each, "weights")
+    batch_size = at_least(1).check(batch_size, "batch_size")
     given = as_labelled(images, labels)
     model, images, truth = as_classifier(model), as_images(given.pixels), given.labels
     ball = Ball(eps=parse_eps(eps), norm=_NORM.check(norm, "norm"))
@@ -295,7 +297,7 @@ def evaluate_detector(
     runs += [] if adaptive is None else [as_attack(adaptive)]
     if attacks is None:
         attacks = {"PGD": PGD(eps=ball.eps, norm=ball.norm, steps=steps, keep="last")}
-    unaware = {name: as_attack(each) for name, each in attacks.items()}
+    unaware = named_attacks(attacks)
     check_images(model, images, truth)
     if not len(images):
         raise ShapeError("no images; expected at least one")

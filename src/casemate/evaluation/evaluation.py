@@ -1,7 +1,7 @@
 """A whole evaluation in one call: attacks, robust accuracy, checks, and the verdict whether it can be trusted."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -55,6 +55,7 @@ from casemate.models import (
 from casemate.norms import Norm, format_eps, parse_norm, parse_radii
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
+from casemate.settings import at_least
 from casemate.waiting_threads import mention_spinning
 
 
@@ -331,8 +332,10 @@ def evaluate(
     model, images, norm = as_classifier(model), as_readable(images, labels), parse_norm(norm)
     substitute = None if substitute is None else as_classifier(substitute)
     values = sorted(set(parse_radii(eps)))
-    checks = [checks] if isinstance(checks, Check) else checks
+    checks = list(checks) if isinstance(checks, Iterable) else [checks]
     _expect_checks(checks)
+    if batch_size is not None:
+        batch_size = at_least(1).check(batch_size, "batch_size")
     own = None if attacks is None else named_attacks(attacks)
     if isinstance(images, LabelledImages):
         images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())

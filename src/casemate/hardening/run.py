@@ -15,6 +15,7 @@ from torch import nn
 
 from casemate.data import ImageSource
 from casemate.defenses import Recipe
+from casemate.devices import as_device
 from casemate.evaluation import Budget, evaluate
 from casemate.evaluation.tracked import track_verdict
 from casemate.hardening.compared import ComparedModel, FineTuning, compared_model, evaluation_tensors
@@ -106,7 +107,7 @@ def run_hardening(
     track(observer, Tracked(settings=about))
     steps = Steps(None if checkpoint is None else Path(checkpoint), about, observer)
     with preserve_state(plan.model, seed=seed):
-        given = trainable_copy(plan.model).to(plan.model.device if device is None else device).eval()
+        given = trainable_copy(plan.model).to(plan.model.device if device is None else as_device(device)).eval()
         count = 1 + 2 * len(plan.trainings)
         observer.message(f"Step 1 of {count}: evaluating the model as it is.")
         models = {BEFORE: _evaluated(plan, BEFORE, given, None, steps, observer)}

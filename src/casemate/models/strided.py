@@ -63,7 +63,7 @@ def wide_pixelwise_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Mo
 
 
 def pixelwise(input_shape: tuple[int, int, int], classes: int, width: int) -> nn.Module:
-    """Build `pixelwise-cnn` with so many channels in its first strided convolution, and twice as many in the second."""
+    """Build `pixelwise-cnn` with `width` channels in its first strided convolution, and twice as many in the second."""
     positions = halved_positions(input_shape, 2, "pixelwise-cnn")
     return nn.Sequential(
         nn.Conv2d(input_shape[0], _PIXELWISE, 1),

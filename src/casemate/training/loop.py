@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from os import PathLike
 from pathlib import Path
 from typing import Any, final
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from casemate.data import UNLABELLED, ImageSource, LabelledImages, as_labelled, to_float
 from casemate.data.augment import Augmentation
-from casemate.errors import ModelError, ShapeError, TrainingError
+from casemate.errors import ModelError, SettingError, ShapeError, TrainingError, kind_of
 from casemate.models import (
     Classifier,
     as_classifier,
@@ -140,6 +141,7 @@ def fit(
     partly trained.
     """
     objective = as_objective(objective)
+    _check_arguments(settings, augment, checkpoint)
     checkpoint = None if checkpoint is None else Path(checkpoint)
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
     with process_group(observer) as group:
@@ -308,6 +310,19 @@ def _check(model: Classifier, images: LabelledImages, part: str, *, least: int, 
         raise ShapeError(
             f"a label {int(outside[0])} in the {part} images; expected labels from 0 to {len(model.classes) - 1}"
         )
+
+
+def _check_arguments(settings: TrainConfig, augment: Sequence[Augmentation], checkpoint: Path | str | None) -> None:
+    """Raise `SettingError` for arguments of `fit` of another kind."""
+    if not isinstance(settings, TrainConfig):
+        raise SettingError(f"settings is {kind_of(settings)}; expected casemate.TrainConfig(epochs=..., ...)")
+    if not isinstance(augment, Sequence) or not all(map(callable, augment)):
+        raise SettingError(
+            f"augment = {augment!r}; expected a list of augmentations, such as [casemate.data.augment.Shift()], or "
+            "functions of images, index, epoch and generator"
+        )
+    if checkpoint is not None and not isinstance(checkpoint, str | PathLike):
+        raise SettingError(f"checkpoint = {checkpoint!r}; expected the path of a file")
 
 
 def _one_epoch(

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from casemate import errors
+from casemate.devices import as_device
 from casemate.errors import CasemateError, SettingError, TrainingError
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.torchrun import Place, mark_shared, place
@@ -71,9 +72,9 @@ class TrainingGroup:
     def own_device(self, device: torch.device | str) -> torch.device:
         """The device of this process: for "cuda" the GPU of its number on its machine, which becomes the current one.
 
-        Raises `SettingError` if the machine has fewer GPUs than processes.
+        Raises `SettingError` for a device that cannot be used, or if the machine has fewer GPUs than processes.
         """
-        here = torch.device(device)
+        here = as_device(device)
         if self.count == 1 or here.type != "cuda" or here.index is not None:
             return here
         found = torch.cuda.device_count()
