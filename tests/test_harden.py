@@ -540,7 +540,7 @@ class _NoWeights(nn.Module):
         ({"train": TRAIN[:40]}, SettingError, "would be set aside as validation images; expected at least 10"),
         ({"train": (255 * TRAIN.tensors()[0], TRAIN.labels)}, ShapeError, "images: pixels from 0 to .* bounds are"),
         ({"test": None, "train": TRAIN[:30]}, SettingError, "would be set aside as test images"),
-        ({"images": 3}, SettingError, "images = 3; expected at least 10 to test on"),
+        ({"images": 3}, SettingError, "images = 3; expected at least 10 \\(to test on\\)"),
         (
             {"settings": replace(SHORT, guard=True)},
             SettingError,

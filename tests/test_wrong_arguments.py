@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import casemate
-from casemate.attacks import FGSM
+from casemate.attacks import FGSM, PGD, Square
 from casemate.certification import Smoothing, certify, certify_smoothed, predict_smoothed, smoothed
 from casemate.defenses import FeatureSqueezing, calibrated
 from casemate.defenses.detection import fit_logistic, fit_mahalanobis
 from casemate.errors import CasemateError, DataError, SettingError
 from casemate.evaluation.detection import evaluate_detector
+from casemate.hardening.plan import plan_hardening
 from casemate.training import TrainConfig, fit
 from conftest import tiny_images, tiny_model
 from oracles import as_installed
@@ -22,6 +23,7 @@ from oracles import as_installed
 IMAGES = tiny_images(30)
 PIXELS, LABELS = IMAGES.tensors()
 FEW = Smoothing(n0=5, n=20)
+WEAK = PGD(eps=0.01, steps=2)
 ENTRANCES: Mapping[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {
     "evaluate": (
         casemate.evaluate,
@@ -46,11 +48,28 @@ ENTRANCES: Mapping[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {
     "calibrated": (calibrated, {"detector": FeatureSqueezing(), "images": IMAGES}),
     "fit_logistic": (fit_logistic, {"clean": PIXELS, "adversarial": PIXELS}),
     "fit_mahalanobis": (fit_mahalanobis, {"images": IMAGES}),
+    "evaluate_clean": (casemate.evaluate_clean, {"images": IMAGES}),
+    "eps_curve": (casemate.eps_curve, {"attack": WEAK, "images": IMAGES, "values": [0.01, 0.02]}),
+    "steps_curve": (casemate.steps_curve, {"attack": WEAK, "images": IMAGES, "values": [1, 2]}),
+    "query_curve": (
+        casemate.query_curve,
+        {"attack": Square(eps=0.1, n_queries=20), "images": IMAGES, "values": [5, 20]},
+    ),
+    "worst_case": (casemate.worst_case, {"attacks": {"pgd": WEAK}, "images": IMAGES, "values": [0.01]}),
+    "targeted_matrix": (casemate.targeted_matrix, {"attack": WEAK, "images": IMAGES}),
+    "zero_gradients": (casemate.zero_gradients, {"images": IMAGES}),
+    "gradient_alignment": (casemate.gradient_alignment, {"images": IMAGES, "radius": 0.1}),
+    "plan_hardening": (plan_hardening, {"train": tiny_images(120), "test": IMAGES, "eps": 0.05, "budget": "quick"}),
     "fit": (fit, {"train": IMAGES, "validation": IMAGES, "settings": TrainConfig(epochs=1)}),
 }
 """Functions with arguments that are right, but for a new model each time."""
 WRONG: tuple[Any, ...] = ("nonsense", -1, {"a": 1}, object(), 1.5)
 LEFT_OUT = ("observer", "engine", "thorough")  # what is true runs all checks
+
+
+def untyped(value: Any) -> Any:
+    """The value, whose type is not among those declared."""
+    return value
 
 
 def _cases() -> list[tuple[str, str]]:
@@ -89,7 +108,7 @@ def test_the_arguments_are_right_otherwise(name: str) -> None:
         ("fit", "augment", "flip", SettingError, "augment = 'flip'; expected a list of augmentations"),
         ("fit", "device", "gpu", SettingError, "device = 'gpu'; expected one that PyTorch can use here, such as 'cpu'"),
         ("calibrated", "detector", "squeezing", SettingError, r"a str as a detector; .* scores\(model, images\)"),
-        ("evaluate_detector", "weights", 1.5, SettingError, r"weights = 1.5; expected at least one"),
+        ("evaluate_detector", "weights", 1.5, SettingError, "weights = 1.5; expected a list of values"),
     ],
 )
 def test_the_error_says_what_was_expected(
@@ -98,6 +117,22 @@ def test_the_error_says_what_was_expected(
     function, right = ENTRANCES[name]
     with as_installed(), pytest.raises(kind, match=words):
         function(**{"model": tiny_model(), **right, argument: wrong})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: casemate.verify_record(untyped("runs/record"), tiny_model()), "a str as a record; .* read_record"),
+        (lambda: casemate.ensemble(untyped(tiny_model())), "the models are a Classifier; expected a list of them"),
+        (lambda: casemate.ensemble([tiny_model()], weights=untyped(1.0)), "weights = 1.0; expected a list of values"),
+        (lambda: TrainConfig(save_epochs=untyped(3)), "save_epochs = 3; expected a list of values"),
+        (lambda: TrainConfig(save_epochs=untyped(("all",))), "save_epochs = 'all'; expected a whole number"),
+        (lambda: TrainConfig(schedule=untyped({"cosine": 1})), "schedule = .*; expected constant"),
+    ],
+)
+def test_other_objects_of_a_wrong_kind(make: Callable[[], object], words: str) -> None:
+    with as_installed(), pytest.raises(CasemateError, match=words):
+        make()
 
 
 def test_a_device_that_this_build_of_pytorch_lacks() -> None:

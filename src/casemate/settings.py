@@ -124,6 +124,13 @@ def one_of(*choices: str, why: str = "") -> Rule:
     return Rule(f"{words}{_bracketed(why)}", lambda value: value in choices, read, choices)
 
 
+def listed(value: Any, name: str) -> tuple[Any, ...]:
+    """The values of a setting that takes several. Raises `SettingError`, which begins with `name`, for a single one."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise SettingError(f"{name} = {value!r}; expected a list of values")
+    return tuple(value)
+
+
 def parse_number(name: str, text: str) -> float:
     """Read a number or a fraction such as 8/255. Raises `SettingError`, which begins with `name`, for anything else."""
     try:

@@ -33,6 +33,7 @@ from casemate.evaluation.shards import shards_of
 from casemate.evaluation.verdict import Verdict
 from casemate.norms import format_eps
 from casemate.notebook import html_table
+from casemate.settings import listed
 
 _LEVEL = 0.05
 """The p-value of McNemar's test below which a difference is more than chance."""
@@ -317,8 +318,8 @@ def compare(
         SettingError: they are not of one kind, or have no eps in common or another norm.
         ShapeError: they are about other images, labels, or another number of them.
     """
-    if len(names) != 2:
-        raise SettingError(f"names {tuple(names)}; expected two, one for each result")
+    if len(listed(names, "names")) != 2:
+        raise SettingError(f"names = {names!r}; expected two, one for each result")
     if isinstance(first, Evaluation) and isinstance(second, Evaluation):
         shared = set(first.values) & set(second.values)
         if not shared:

@@ -31,6 +31,7 @@ from casemate.models import Classifier, Frozen, Precision, as_classifier, as_mod
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Advance, Observer
+from casemate.settings import at_least, listed
 
 
 @final
@@ -177,7 +178,7 @@ def eps_curve(
         )
 
     attack = as_attack(attack, AbstractGradientAttack)
-    radii = [parse_eps(value) for value in values]
+    radii = [parse_eps(value) for value in listed(values, "values")]
     largest = with_eps(attack, max(radii, default=0.0)).ball()
     model, images = as_model(model), as_labelled(images, labels)
     return _curve("eps", model, attack, images, sweep, len(radii), batch_size, precision, observer, largest, seed)
@@ -204,9 +205,10 @@ def steps_curve(
     """
 
     def sweep(prepared: Frozen, pixels: torch.Tensor, truth: torch.Tensor, first: int, advance: Advance) -> Sweep:
-        return sweep_steps(attack, prepared, pixels, truth, values, seed=seed, first_index=first, advance=advance)
+        return sweep_steps(attack, prepared, pixels, truth, steps, seed=seed, first_index=first, advance=advance)
 
     attack = as_attack(attack, AbstractGradientAttack)
+    steps = tuple(at_least(0).check(each, "values") for each in listed(values, "values"))
     model, images = as_model(model), as_labelled(images, labels)
     return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
@@ -284,6 +286,8 @@ def _curve(
         batch_size: images that pass through the network at a time; measured if None.
         ball: the one with the largest eps, for the warning if eps is not in the unit of the pixels.
     """
+    if batch_size is not None:
+        batch_size = at_least(1).check(batch_size, "batch_size")
     passes, known = Passes(), model_of(model)
     check_images(known, *images[:COMPARED_IMAGES].tensors(known.device))
     most = attack.max_passes(len(known.classes))

@@ -12,7 +12,7 @@ gradients on the detector are not made, so a detector without useful gradients c
 says so where no gradient was found at all.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -37,7 +37,7 @@ from casemate.norms import Ball, Norm, parse_eps
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import derive
-from casemate.settings import at_least, not_negative, one_of
+from casemate.settings import at_least, listed, not_negative, one_of
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 _NORM = one_of("linf", "l2", "l1", why="for l0 give attacks of one's own to with_detector")
@@ -283,8 +283,8 @@ def evaluate_detector(
             f"{kind_of(detector)} as a detector; expected one with a threshold: "
             "calibrated(detector, model, held_out_images)"
         )
-    if not isinstance(weights, Iterable) or not (weights := tuple(weights)):
-        raise SettingError(f"weights = {weights!r}; expected at least one, such as (0.1, 1, 10)")
+    if not (weights := listed(weights, "weights")):
+        raise SettingError("no weights; expected at least one, such as (0.1, 1, 10)")
     for each in weights:
         not_negative().check(each, "weights")
     batch_size = at_least(1).check(batch_size, "batch_size")

@@ -11,6 +11,7 @@ from casemate.models import as_classifier, freeze_unoptimized
 from casemate.norms import Ball
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import Streams, derive
+from casemate.settings import at_least, listed
 
 COMPARED: tuple[LossName, ...] = ("ce", "torch-ce", "prob-ce", "margin")
 """Losses compared by default, whose gradients vanish on different images; `dlr` is not among them, since its gradient
@@ -34,6 +35,7 @@ def zero_gradients(
         model: a `Classifier`, or a module that maps images within [0, 1] to logits.
         images, labels: as for `evaluate`.
     """
+    losses, batch_size = listed(losses, "losses"), at_least(1).check(batch_size, "batch_size")
     model, given = as_classifier(model), as_labelled(images, labels)
     check_images(model, *given[:COMPARED_IMAGES].tensors(model.device))
     found: dict[str, list[np.ndarray]] = {loss: [] for loss in losses}
@@ -69,6 +71,7 @@ def gradient_alignment(
         radius: of the ball, in pixel units.
         seed: of the random points, which are keyed by example.
     """
+    batch_size = at_least(1).check(batch_size, "batch_size")
     model, given = as_classifier(model), as_labelled(images, labels)
     check_images(model, *given[:COMPARED_IMAGES].tensors(model.device))
     found: list[np.ndarray] = []

@@ -31,6 +31,7 @@ from casemate.norms import Ball, norm_of
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import Streams, derive
+from casemate.settings import at_least, listed
 from casemate.types import Images, Labels, Logits
 
 _MOST = 128
@@ -134,11 +135,11 @@ def query_curve(
         SettingError: no values, or values that do not ascend from 1; an attack whose queries belong to no known image.
     """
     attack = as_attack(attack)
-    counts = tuple(values)
+    counts = tuple(at_least(0).check(each, "values") for each in listed(values, "values"))
     if not counts or counts[0] < 1 or any(later <= one for one, later in itertools.pairwise(counts)):
         raise SettingError(f"values = {counts}; expected numbers of queries that ascend, the first of them at least 1")
-    if batch_size is not None and batch_size < 1:
-        raise SettingError(f"batch_size = {batch_size}; expected at least 1")
+    if batch_size is not None:
+        batch_size = at_least(1).check(batch_size, "batch_size")
     model, images = as_model(model), as_labelled(images, labels)
     known, ball = model_of(model), attack.ball()
     few, few_labels = images[:COMPARED_IMAGES].tensors(known.device)

@@ -23,6 +23,7 @@ from casemate.evaluation.intervals import Estimate, share
 from casemate.logits import is_right
 from casemate.models import as_classifier, user_call
 from casemate.progress import NULL_OBSERVER, Observer
+from casemate.settings import at_least
 
 
 @final
@@ -77,6 +78,8 @@ def targeted_matrix(
         SettingError: an attack that does not support targets.
     """
     attack = as_attack(attack)
+    if batch_size is not None:
+        batch_size = at_least(1).check(batch_size, "batch_size")
     model, images = as_classifier(model), as_labelled(images, labels)
     if len(images) == 0:
         raise ShapeError("no images to attack; expected at least one")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import Misclassification
 from casemate.data import ImageSource, LabelledImages, as_labelled
-from casemate.errors import RecordError
+from casemate.errors import RecordError, SettingError, kind_of
 from casemate.evaluation.cascade_result import MISCLASSIFIED
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.intervals import percent
@@ -86,8 +86,11 @@ def verify_record(
         observer: is informed of every image.
 
     Raises:
+        SettingError: something else than a record.
         RecordError: the model takes images of another shape, or has other classes.
     """
+    if not isinstance(record, Record):
+        raise SettingError(f"{kind_of(record)} as a record; expected one from make_record, or read_record(path)")
     model = as_classifier(model)
     images = None if images is None else as_labelled(images)
     model.infer(record.clean[:2])

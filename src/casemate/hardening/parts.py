@@ -7,6 +7,7 @@ from typing import final
 from casemate.data import ImageSource, LabelledImages, as_labelled, split, subset
 from casemate.errors import SettingError
 from casemate.rng import derive
+from casemate.settings import at_least
 
 _LEAST = 10
 """Fewest images that choose an epoch, or that a model is tested on."""
@@ -48,8 +49,8 @@ def make_parts(
     """
     rest, notes = as_labelled(train), []
     whole = len(rest)
-    if images is not None and images < _LEAST:
-        raise SettingError(f"images = {images}; expected at least {_LEAST} to test on")
+    if images is not None:
+        images = at_least(_LEAST, "to test on").check(images, "images")
     if test is None:
         rest, tested = _set_aside(rest, whole, "test", min(_MOST_TEST, images or _MOST_TEST), derive(seed, "test"))
         notes.append(

@@ -9,7 +9,7 @@ from torch import nn
 from casemate._version import __version__
 from casemate.data import ImageSource
 from casemate.defenses import Recipe, needs_guard
-from casemate.errors import SettingError
+from casemate.errors import SettingError, kind_of
 from casemate.evaluation import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.hardening.defaults import DEFAULT_RECIPE, FINE_TUNING, named_recipes
@@ -91,6 +91,8 @@ def plan_hardening(
     subject, radius, measured = as_classifier(model), parse_eps(eps), parse_norm(norm)
     if radius <= 0:
         raise SettingError(f"eps = {eps}; expected a radius above zero to harden against")
+    if not isinstance(settings, TrainConfig):
+        raise SettingError(f"settings is {kind_of(settings)}; expected casemate.TrainConfig(epochs=..., ...)")
     if settings.patience is not None:
         raise SettingError(
             f"patience = {settings.patience}; expected None: the epoch is chosen by robust accuracy, and the control "

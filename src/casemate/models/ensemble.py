@@ -3,16 +3,16 @@
 (Liu et al. 2017, arXiv 1611.02770, who average probabilities; Dong et al. 2018, arXiv 1710.06081, logits.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import ModelError, SettingError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError, kind_of
 from casemate.models.classifier import Classifier, is_numbered
 from casemate.models.given import as_classifier, same_classes
-from casemate.settings import one_of, positive
+from casemate.settings import listed, one_of, positive
 from casemate.types import Images, Logits
 
 Average = Literal["logits", "probabilities"]
@@ -75,11 +75,15 @@ def ensemble(
         ModelError: no models, what is no module, or models on several devices.
         SettingError: weights that are not one positive number per model, or another `average`.
     """
+    if isinstance(models, nn.Module) or not isinstance(models, Iterable):
+        raise ModelError(f"the models are {kind_of(models)}; expected a list of them")
     members = [as_classifier(each) for each in models]
     if not members:
         raise ModelError("an ensemble of no models; expected at least one")
     average = _AVERAGE.check(average, "average")
-    shares = [1.0] * len(members) if weights is None else [float(_WEIGHT.check(each, "weights")) for each in weights]
+    shares = [1.0] * len(members)
+    if weights is not None:
+        shares = [float(_WEIGHT.check(each, "weights")) for each in listed(weights, "weights")]
     if len(shares) != len(members):
         raise SettingError(f"{len(shares)} weights for {len(members)} models; expected one for each")
     devices = sorted({str(each.device) for each in members})

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from casemate.errors import SettingError
-from casemate.settings import at_least, between, expect, not_negative, one_of, positive
+from casemate.settings import at_least, between, expect, listed, not_negative, one_of, positive
 from casemate.timing import TrainPrecision
 
 Schedule = Callable[[float], float]
@@ -81,13 +81,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         expect(self)
-        if not (callable(self.schedule) or self.schedule in SCHEDULES):
+        if not (callable(self.schedule) or (isinstance(self.schedule, str) and self.schedule in SCHEDULES)):
             raise SettingError(f"schedule = {self.schedule!r}; expected {', '.join(SCHEDULES)}")
         if self.ema is not None and self.swa_start is not None:
             raise SettingError("ema and swa_start, two averages of the weights; expected one of them")
         if self.keep_best and self.patience is not None:
             raise SettingError("keep_best with patience, which returns the best weights too; expected one of them")
-        if not all(1 <= epoch <= self.epochs for epoch in self.save_epochs):
+        kept = [at_least(1).check(each, "save_epochs") for each in listed(self.save_epochs, "save_epochs")]
+        if any(epoch > self.epochs for epoch in kept):
             raise SettingError(f"save_epochs = {self.save_epochs!r}; expected epochs from 1 to {self.epochs}")
 
     def rate(self, done: float) -> float:
