@@ -74,9 +74,8 @@ class TrainingGroup:
 
         Raises `SettingError` for a device that cannot be used, or if the machine has fewer GPUs than processes.
         """
-        here = as_device(device)
-        if self.count == 1 or here.type != "cuda" or here.index is not None:
-            return here
+        if self.count == 1 or str(device) != "cuda":
+            return as_device(device)
         found = torch.cuda.device_count()
         if self._local_rank >= found:
             raise SettingError(
