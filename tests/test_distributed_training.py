@@ -166,6 +166,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SettingError, match="--nproc-per-node 1, or choose the device cpu"):
         group.own_device("cuda")
     assert group.own_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(processes, "as_device", torch.device)  # as on a machine with a GPU
     assert group.own_device("cuda:0") == torch.device("cuda:0")  # the user's own choice
 
 
