@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -55,7 +54,7 @@ from casemate.engine.store import opened
 from casemate.errors import EvaluationError, StoreError
 from casemate.evaluation.adversarial import TENSOR
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.files import make_folder, read_json, write_json, write_text, writing
+from casemate.files import make_folder, read_json, write_bytes, write_json, write_text
 from casemate.models import Classifier, Precision
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.provenance import environment, instruction_set, processor
@@ -117,11 +116,8 @@ class Piece:
         text = json.dumps(facts | {"passes": asdict(self.passes)})
         own = {name: each.cpu().contiguous() for name, each in tensors.items()}
         metadata = {"facts": text, "sha256": _checksum(text, own)}
-        with writing(path) as temporary:
-            try:
-                safetensors.torch.save_file(own, temporary, metadata)
-            except safetensors.SafetensorError as error:  # a full disk, among others
-                raise OSError(str(error)) from error
+        # not by `save_file`, which writes a temporary file of its own, and after a kill nobody knows whose it is
+        write_bytes(path, safetensors.torch.save(own, metadata))
 
     @classmethod
     def read(cls, path: Path) -> "Piece | None":

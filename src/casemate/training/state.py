@@ -13,12 +13,11 @@ from typing import Any, final
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from casemate.arrays import UnsoundError, bytes_of, read_safetensors
 from casemate.errors import TrainingError
-from casemate.files import writing
+from casemate.files import write_bytes
 
 Weights = dict[str, Tensor]
 
@@ -93,11 +92,8 @@ class TrainingState:
         own = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         text = json.dumps(entries)
         metadata = {"state": text, "sha256": checksum(text, own)}
-        with writing(path) as temporary:
-            try:  # straight into the file: bytes in memory first, as of smaller files, would take twice the time
-                safetensors.torch.save_file(own, temporary, metadata)
-            except SafetensorError as error:  # a full disk, among others
-                raise OSError(str(error)) from error
+        # not by `save_file`, which writes a temporary file of its own, and after a kill nobody knows whose it is
+        write_bytes(path, safetensors.torch.save(own, metadata))
 
 
 def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
