@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,12 @@ ENTRANCES: Mapping[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {
 """Functions with arguments that are right, but for a new model each time."""
 WRONG: tuple[Any, ...] = ("nonsense", -1, {"a": 1}, object(), 1.5)
 LEFT_OUT = ("observer", "engine", "thorough")  # what is true runs all checks
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is the name of a folder or file, where an argument is one."""
+    monkeypatch.chdir(tmp_path)
 
 
 def untyped(value: Any) -> Any:
