@@ -55,6 +55,10 @@ class Rule:
             raise SettingError(f"{name} = {value!r}; expected {self.expected}")
         return stored
 
+    def check_optional(self, value: Any, name: str) -> Any:
+        """None as it is, another value as by `check`."""
+        return None if value is None else self.check(value, name)
+
 
 def at_least(lowest: int, why: str = "") -> Rule:
     """Rule for a whole number, `lowest` or more; errors give the reason `why` in brackets."""

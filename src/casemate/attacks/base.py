@@ -243,8 +243,7 @@ class AbstractAttack(ABC):
             check_images(known, images, labels)
             whole = Misclassification(normal_tensor(labels))
         ball = self.ball()
-        if batch_size is not None:
-            batch_size = at_least(1).check(batch_size, "batch_size")
+        batch_size = at_least(1).check_optional(batch_size, "batch_size")
         if targets is not None and not is_targetable(self):
             raise SettingError(f"{name_of(self)} cannot be targeted; leave out the targets, or use PGD or APGD")
         if targets is not None:

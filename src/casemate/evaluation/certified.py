@@ -380,8 +380,7 @@ def evaluate_certified(
     read = parse_radii(eps)
     values = tuple(sorted(set(read)))
     sample = at_least(0, "certified images that are attacked").check(sample, "sample")
-    if batch_size is not None:
-        batch_size = at_least(1).check(batch_size, "batch_size")
+    batch_size = at_least(1).check_optional(batch_size, "batch_size")
     norm, model = parse_norm(norm), as_classifier(model)
     attacks = {} if budget is None else attacks_for(budget, norm, values[0], randomised=False)
     given = as_readable(images, labels)

@@ -286,8 +286,7 @@ def _curve(
         batch_size: images that pass through the network at a time; measured if None.
         ball: the one with the largest eps, for the warning if eps is not in the unit of the pixels.
     """
-    if batch_size is not None:
-        batch_size = at_least(1).check(batch_size, "batch_size")
+    batch_size = at_least(1).check_optional(batch_size, "batch_size")
     passes, known = Passes(), model_of(model)
     check_images(known, *images[:COMPARED_IMAGES].tensors(known.device))
     most = attack.max_passes(len(known.classes))

@@ -334,8 +334,7 @@ def evaluate(
     values = sorted(set(parse_radii(eps)))
     checks = list(checks) if isinstance(checks, Iterable) else [checks]
     _expect_checks(checks)
-    if batch_size is not None:
-        batch_size = at_least(1).check(batch_size, "batch_size")
+    batch_size = at_least(1).check_optional(batch_size, "batch_size")
     own = None if attacks is None else named_attacks(attacks)
     if isinstance(images, LabelledImages):
         images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())

@@ -138,8 +138,7 @@ def query_curve(
     counts = tuple(at_least(0).check(each, "values") for each in listed(values, "values"))
     if not counts or counts[0] < 1 or any(later <= one for one, later in itertools.pairwise(counts)):
         raise SettingError(f"values = {counts}; expected numbers of queries that ascend, the first of them at least 1")
-    if batch_size is not None:
-        batch_size = at_least(1).check(batch_size, "batch_size")
+    batch_size = at_least(1).check_optional(batch_size, "batch_size")
     model, images = as_model(model), as_labelled(images, labels)
     known, ball = model_of(model), attack.ball()
     few, few_labels = images[:COMPARED_IMAGES].tensors(known.device)

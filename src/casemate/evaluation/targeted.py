@@ -78,8 +78,7 @@ def targeted_matrix(
         SettingError: an attack that does not support targets.
     """
     attack = as_attack(attack)
-    if batch_size is not None:
-        batch_size = at_least(1).check(batch_size, "batch_size")
+    batch_size = at_least(1).check_optional(batch_size, "batch_size")
     model, images = as_classifier(model), as_labelled(images, labels)
     if len(images) == 0:
         raise ShapeError("no images to attack; expected at least one")

@@ -1,6 +1,7 @@
 """Images and labels as two arrays of one file: .npz or .safetensors."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from casemate.errors import DataError
 from casemate.types import Labels
 
 EXPECTED = "expected a .npz or .safetensors file that holds `images` and `labels`"
+_USUAL = ("images", "labels")
 _IMAGES = ("images", "image", "x", "X", "data")
 _LABELS = ("labels", "label", "y", "Y", "targets")
 _LISTED = 8
@@ -39,7 +41,7 @@ def open_arrays(path: Path, split: str | None, resizing: Resizing, *, labelled: 
             raise DataError(f"{path} does not exist; {EXPECTED}")
         arrays = open_safetensors(path) if path.suffix == ".safetensors" else {}
         held = list(arrays) if arrays or path.suffix == ".safetensors" else npz_names(path)
-        names = _pair(held, split) if labelled else _alone(held, split)
+        names = _names(held, split, labelled=labelled)
         if names is None:
             raise _unnamed(path, held, split, labelled=labelled)
         arrays = arrays or open_npz(path, names)
@@ -55,14 +57,15 @@ def open_arrays(path: Path, split: str | None, resizing: Resizing, *, labelled: 
         raise DataError(
             f"{path} holds {stored.shape[0]} images and {len(labels)} labels; expected as many, at least one"
         )
-    usual = names in (("images", "labels"), ("images",)) or split is not None
+    usual = names == _USUAL[: len(names)] or split is not None
+    used = " and ".join(f"`{name}` as the {what}" for name, what in zip(names, _USUAL, strict=False))
     return resizing.applied(
         StreamedImages(
             name=str(path),
             labels=labels,
             image_shape=shape,
             reader=lambda positions: read_rows(stored, positions, shape, path),
-            remarks=() if usual else (_used(*names),),
+            remarks=() if usual else (f"used {used}",),
         )
     )
 
@@ -73,7 +76,7 @@ def array_splits(path: Path) -> tuple[str, ...]:
         held = npz_names(path)
     except UnsoundError as error:
         raise DataError(f"cannot read {path}: {error}; {EXPECTED}") from error
-    return tuple(part for part in ("test", "train", "val") if _pair(held, part) is not None)
+    return tuple(part for part in ("test", "train", "val") if _names(held, part, labelled=True) is not None)
 
 
 def read_rows(stored: StoredArray, positions: Labels, shape: tuple[int, int, int], path: Path) -> Tensor:
@@ -85,45 +88,27 @@ def read_rows(stored: StoredArray, positions: Labels, shape: tuple[int, int, int
     return found if found.dtype == torch.uint8 else found.float()
 
 
-def _pair(held: Sequence[str], split: str | None) -> tuple[str, str] | None:
-    """The names of the arrays with the images and the labels, among those that a file holds; None if there are none.
+def _names(held: Sequence[str], split: str | None, *, labelled: bool) -> tuple[str, ...] | None:
+    """The names of the arrays with the images and, if `labelled`, the labels, among those that a file holds.
 
-    Without a `split` those are preferred that name none, then the test images.
+    None if there are none. Without a `split` those are preferred that name none; then of labelled images those to test
+    on, of others those to train on.
     """
-    for part in (None, "test") if split is None else (split,):
-        for images in _IMAGES:
-            for labels in _LABELS:
-                for pattern in ("{}",) if part is None else (f"{{}}_{part}", f"{part}_{{}}"):
-                    pair = pattern.format(images), pattern.format(labels)
-                    if pair[0] in held and pair[1] in held:
-                        return pair
+    usual = (None, "test") if labelled else (None, "train", "test")
+    kinds = (_IMAGES, _LABELS) if labelled else (_IMAGES,)
+    for part in usual if split is None else (split,):
+        patterns = ("{}",) if part is None else (f"{{}}_{part}", f"{part}_{{}}")
+        for words, pattern in product(product(*kinds), patterns):
+            names = tuple(map(pattern.format, words))
+            if all(name in held for name in names):
+                return names
     return None
-
-
-def _alone(held: Sequence[str], split: str | None) -> tuple[str, ...] | None:
-    """The name of the array with the images, among those that a file holds; None if there is none.
-
-    Without a `split` one is preferred that names none, then the training images, then the test images.
-    """
-    for part in (None, "train", "test") if split is None else (split,):
-        for images in _IMAGES:
-            for pattern in ("{}",) if part is None else (f"{{}}_{part}", f"{part}_{{}}"):
-                if (name := pattern.format(images)) in held:
-                    return (name,)
-    return None
-
-
-def _used(images: str, labels: str | None = None) -> str:
-    """The remark that arrays of these names are used."""
-    return f"used `{images}` as the images" + ("" if labels is None else f" and `{labels}` as the labels")
 
 
 def _unnamed(path: Path, held: Sequence[str], split: str | None, *, labelled: bool) -> DataError:
     """The error that a file has no arrays of a known name."""
     listed = ", ".join(held[:_LISTED]) + (", ..." if len(held) > _LISTED else "")
-    wanted = [
-        name if split is None else f"{name}_{split}" for name in (("images", "labels") if labelled else ("images",))
-    ]
+    wanted = [name if split is None else f"{name}_{split}" for name in (_USUAL if labelled else _USUAL[:1])]
     missing = [name for name in wanted if name not in held]
     advice = "" if split is None else f" (--split {split})"
     expected = EXPECTED if labelled else "expected a .npz or .safetensors file that holds `images`"
