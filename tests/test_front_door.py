@@ -544,12 +544,12 @@ def test_images_and_labels_as_two_arguments() -> None:
 REFUSED: Mapping[str, tuple[Callable[[], Any], str]] = {
     "images alone": (lambda: IMAGES, "images without labels; give the true classes too"),
     "None": (lambda: None, "None as images; expected images and labels as tensors"),
-    "a number": (lambda: 3, "a int as images; expected"),
+    "a number": (lambda: 3, "an int as images; expected"),
     "a text": (lambda: "images", "element 0 of a str is a str; expected"),
     "a whole data set": (lambda: casemate.Dataset, "expected"),
     "three": (lambda: TensorDataset(IMAGES, LABELS, LABELS), r"element 0 of a TensorDataset is a tuple of 3; expected"),
     "dictionaries": (lambda: [{"image": IMAGES}], "element 0 of a list of 1 is a dict; expected"),
-    "pictures": (lambda: [(object(), 1)], r"is a object; expected a tensor: .*ToTensor\(\)"),
+    "pictures": (lambda: [(object(), 1)], r"is an object; expected a tensor: .*ToTensor\(\)"),
     "an empty loader": (lambda: DataLoader(untyped([]), batch_size=1), "a DataLoader has no images"),
     "two shapes": (
         lambda: [(IMAGES, LABELS), (IMAGES[:, :, :4], LABELS)],

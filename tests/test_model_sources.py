@@ -142,7 +142,7 @@ def test_weights_of_a_classifier_bring_its_normalisation(own: Path) -> None:
         (lambda state: state.pop("3.bias"), r"another network .*missing \['3.bias'\]"),
         (lambda state: state.update({"4.bias": torch.zeros(3)}), r"unexpected \['4.bias'\]"),
         (lambda state: state.update({"3.bias": torch.zeros(4)}), r"3.bias has the shape \(4,\), but .*\(3,\)"),
-        (lambda state: state.update({"3.bias": 5}), "'3.bias' with a int"),
+        (lambda state: state.update({"3.bias": 5}), "'3.bias' with an int"),
         (lambda state: state.clear(), "expected a state dict"),
     ],
 )

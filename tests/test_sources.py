@@ -419,7 +419,7 @@ def test_random_images_and_unknown_sources_are_refused(tmp_path: Path) -> None:
         open_images(Noisy(targets=True))
     assert len(open_images(TensorDataset(IMAGES.pixels, IMAGES.labels))) == 12
     for wrong, words in (
-        (3, "a int as images; expected images and labels"),
+        (3, "an int as images; expected images and labels"),
         (tmp_path / "absent", "does not exist; expected a folder"),
         (tmp_path, "has no subfolders; expected one for each class"),
     ):

@@ -17,7 +17,7 @@ from casemate.data import UNLABELLED, LabelledImages, to_float
 from casemate.defenses.adversarial_regularization import AdversarialRegularization
 from casemate.defenses.graph_regularization import GraphRegularization, nearest_neighbours
 from casemate.defenses.virtual_adversarial import VirtualAdversarial
-from casemate.errors import SettingError, TrainingError
+from casemate.errors import DataError, SettingError, TrainingError
 from casemate.models import Classifier, create, preserve_state
 from casemate.rng import Streams, all_seeded
 from casemate.training import CrossEntropy, TrainConfig, TrainingStep, fit
@@ -465,6 +465,16 @@ def test_validation_is_the_cross_entropy_of_the_labelled_images() -> None:
         known = PARTLY != UNLABELLED
         torch.testing.assert_close(loss, F.cross_entropy(logits[known], PARTLY[known]))
         assert not loss.requires_grad
+
+
+def test_the_graph_of_a_pair_of_images_and_labels() -> None:
+    made = GraphRegularization().prepared_for((PIXELS, KNOWN))
+    assert torch.equal(
+        made.neighbours, GraphRegularization().prepared_for(LabelledImages(pixels=PIXELS, labels=KNOWN)).neighbours
+    )
+    none: Any = 3
+    with as_installed(), pytest.raises(DataError, match="an int as images"):
+        GraphRegularization().prepared_for(none)
 
 
 def test_without_the_training_images_or_the_step_there_is_no_loss() -> None:

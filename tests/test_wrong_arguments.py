@@ -17,6 +17,7 @@ from casemate.defenses.detection import fit_logistic, fit_mahalanobis
 from casemate.errors import CasemateError, DataError, SettingError
 from casemate.evaluation.detection import evaluate_detector
 from casemate.hardening.plan import plan_hardening
+from casemate.models.checkpoint import ModelMetadata
 from casemate.training import TrainConfig, fit
 from conftest import tiny_images, tiny_model
 from oracles import as_installed
@@ -110,7 +111,7 @@ def test_the_arguments_are_right_otherwise(name: str) -> None:
     [
         ("evaluate", "images", {"train": IMAGES, "test": IMAGES}, DataError, r"a dict as images; .* \(train, test\)"),
         ("evaluate", "batch_size", 1.5, SettingError, "batch_size = 1.5; expected a whole number, at least 1"),
-        ("evaluate", "checks", 3, SettingError, "checks has a int"),
+        ("evaluate", "checks", 3, SettingError, "checks has an int"),
         ("fit", "settings", {"epochs": 3}, SettingError, r"settings is a dict; expected casemate.TrainConfig"),
         ("fit", "augment", "flip", SettingError, "augment = 'flip'; expected a list of augmentations"),
         ("fit", "device", "gpu", SettingError, "device = 'gpu'; expected one that PyTorch can use here, such as 'cpu'"),
@@ -140,6 +141,38 @@ def test_the_error_says_what_was_expected(
 def test_other_objects_of_a_wrong_kind(make: Callable[[], object], words: str) -> None:
     with as_installed(), pytest.raises(CasemateError, match=words):
         make()
+
+
+def evaluated() -> casemate.Evaluation:
+    """An evaluation in no time."""
+    return casemate.evaluate(tiny_model(), IMAGES[:6], eps=0.01, attacks=FGSM(eps=0.01), force=True)
+
+
+@pytest.mark.parametrize(
+    ("use", "name"),
+    [
+        (casemate.load, "path"),
+        (casemate.models.open_model, "source"),
+        (lambda wrong: casemate.models.open_model("mine.py:load", weights=wrong), "weights"),
+        (lambda wrong: casemate.save(tiny_model(), wrong, ModelMetadata(architecture="tiny", dataset="bars")), "path"),
+        (casemate.read_record, "path"),
+        (casemate.read_images, "path"),
+        (lambda wrong: casemate.data.load("fashion-mnist", wrong), "data_dir"),
+        (lambda wrong: casemate.data.open_images("photos", labels=wrong), "labels"),
+        (lambda wrong: fit(tiny_model(), IMAGES, IMAGES, TrainConfig(epochs=1), checkpoint=wrong), "checkpoint"),
+        (lambda wrong: evaluated().report(wrong), "folder"),
+    ],
+)
+def test_what_is_no_path(use: Callable[[Any], object], name: str) -> None:
+    with as_installed():
+        for wrong, words in ((3, "an int"), (True, "a bool"), (tiny_model(), "a Classifier"), (b"a", "a bytes")):
+            with pytest.raises(SettingError, match=f"^{name} is {words}; expected a path: a text or a pathlib.Path$"):
+                use(wrong)
+
+
+def test_metadata_that_is_none() -> None:
+    with as_installed(), pytest.raises(SettingError, match="description is a str; expected casemate"):
+        casemate.save(tiny_model(), "a.safetensors", untyped("my model"))
 
 
 def test_a_device_that_this_build_of_pytorch_lacks() -> None:

@@ -69,7 +69,10 @@ class RecordError(CasemateError):
 
 def kind_of(given: object) -> str:
     """What a caller gave in place of something else, for a message: its type, or the name of a class."""
-    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    name = type(given).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def is_interruption(error: BaseException | None) -> bool:

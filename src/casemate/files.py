@@ -17,13 +17,20 @@ from typing import Any
 
 import platformdirs
 
-from casemate.errors import CasemateError, StoreError
+from casemate.errors import CasemateError, SettingError, StoreError, kind_of
 
 
 def cache_folder() -> Path:
     """The user's cache directory for casemate: $CASEMATE_CACHE, or the platform's (on Linux ~/.cache/casemate)."""
     from_environment = os.environ.get("CASEMATE_CACHE")
     return Path(from_environment) if from_environment else Path(platformdirs.user_cache_dir("casemate"))
+
+
+def as_path(given: Path | str, name: str = "path") -> Path:
+    """A path that a caller gave as the argument `name`. Raises `SettingError` for what is neither a text nor a path."""
+    if not isinstance(given, str | os.PathLike):
+        raise SettingError(f"{name} is {kind_of(given)}; expected a path: a text or a pathlib.Path")
+    return Path(given)
 
 
 @contextmanager

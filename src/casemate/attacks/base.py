@@ -130,9 +130,7 @@ class AbstractAttack(ABC):
             part, first, last = criterion[at], model is models[0], model is models[-1]
             made = self._run_where_free(model, clean[at], part, streams[at], advance if first else no_progress)
             if not isinstance(made, RunResult):
-                raise SettingError(
-                    f"{name_of(self)}.run returned a {type(made).__name__}; expected a casemate.RunResult"
-                )
+                raise SettingError(f"{name_of(self)}.run returned {kind_of(made)}; expected a casemate.RunResult")
             found = verify_candidates(
                 prepared.verifier, made.images, clean[at], ball, model.bounds, made.finite, mask=part.mask, grid=grid
             )

@@ -13,6 +13,7 @@ from casemate.benchmark.table import BenchmarkRow, benchmark_rows
 from casemate.devices import as_device
 from casemate.evaluation import evaluate_clean
 from casemate.evaluation.fingerprints import fingerprint
+from casemate.files import as_path
 from casemate.models import Classifier
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.provenance import surroundings
@@ -41,7 +42,7 @@ def run_benchmark(
         TrainingError: a loss that is not finite.
         ModelError: a network without bounds, for an entry with a certificate.
     """
-    device, folder = as_device(device), BenchmarkFolder(Path(out), plan.data())
+    device, folder = as_device(device), BenchmarkFolder(as_path(out, "out"), plan.data())
     finished(benchmark_rows(plan, folder))
     models: dict[str, Classifier] = {}
     for name, entry in plan.entries.items():

@@ -28,6 +28,7 @@ from casemate.certification.operations import (
     Reshape,
     Scaling,
 )
+from casemate.errors import kind_of
 
 
 def add_leaky_relu(builder: GraphBuilder, given: Value, negative_slope: float = 0.01, inplace: bool = False) -> Value:
@@ -230,7 +231,7 @@ def _as_tensor(builder: GraphBuilder, given: Value, constant: Any) -> Tensor:
     elif isinstance(constant, int | float):
         values = like.new_tensor(float(constant))
     else:
-        raise RefusedError(f"with a {type(constant).__name__}")
+        raise RefusedError(f"with {kind_of(constant)}")
     values = values.reshape(*[1] * (like.ndim - values.ndim), *values.shape)
     if torch.broadcast_shapes(values.shape, like.shape) != like.shape:
         raise RefusedError(f"with a constant of shape {tuple(values.shape)} for {tuple(like.shape)}")

@@ -28,7 +28,7 @@ from casemate.cli.shared.parsing import choose_command, first_line
 from casemate.cli.shared.sigint import redeliver_interrupts
 from casemate.errors import CasemateError, CasemateWarning, is_interruption
 from casemate.extensions import COMMANDS, extensions, load_extension
-from casemate.torchrun import mark_shared, refuse_several
+from casemate.torchrun import mark_shared, place, refuse_several
 from casemate.waiting_threads import sleep_while_waiting
 
 HELP = """\
@@ -130,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _StoppedError as stop:
         words = "finished work is kept; run the same command again to continue." if stop.resumable else "with Ctrl-C."
         print_once(stop, words, word="stopped", last=False)  # torchrun interrupts all processes by itself
+        if place().count > 1:
+            os._exit(130)  # threads of the process group that call Python while the interpreter ends would abort
         return 130
     except BrokenPipeError:  # the reader of the results needs no more of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

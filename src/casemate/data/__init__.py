@@ -32,7 +32,7 @@ from casemate.data.sources import in_order_of as in_order_of
 from casemate.data.sources import open_images as open_images
 from casemate.data.sources import splits_of as splits_of
 from casemate.errors import DataError, MissingExtraError, SettingError
-from casemate.files import cache_folder
+from casemate.files import as_path, cache_folder
 from casemate.progress import NULL_OBSERVER, Observer
 
 NAMES = ("fashion-mnist", "digits")
@@ -48,7 +48,7 @@ def load(
     observer. It does not fall back from a folder that the user named (`data_dir` or CASEMATE_DATA). With `offline`
     nothing is downloaded. Raises `DataError`, `SettingError`, or `MissingExtraError` without scikit-learn.
     """
-    folder = None if data_dir is None else Path(data_dir)
+    folder = None if data_dir is None else as_path(data_dir, "data_dir")
     if name == "digits":
         return digits.load()
     if name not in ("auto", "fashion-mnist"):

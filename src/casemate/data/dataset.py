@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from casemate.arrays import bytes_of
-from casemate.errors import DataError, SettingError
+from casemate.errors import DataError, SettingError, kind_of
 from casemate.memory import free_memory
 from casemate.types import Images, Labels, Pixels
 
@@ -66,10 +66,10 @@ def as_labels(given: Array) -> Labels:
 def summarised(given: Any) -> str:
     """What a user gave instead of images or labels, in a few words."""
     if isinstance(given, Tensor | np.ndarray):
-        return f"a {type(given).__name__} of type {given.dtype} and shape {tuple(given.shape)}"
+        return f"{kind_of(given)} of type {given.dtype} and shape {tuple(given.shape)}"
     if isinstance(given, list | tuple):
-        return f"a {type(given).__name__} of {len(given)}"
-    return "None" if given is None else f"a {type(given).__name__}"
+        return f"{kind_of(given)} of {len(given)}"
+    return "None" if given is None else kind_of(given)
 
 
 def dimensions_remedy(shape: tuple[int, ...]) -> str:

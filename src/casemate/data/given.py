@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casemate.data.dataset import Array, Dataset, LabelledImages, as_labels, as_tensor, summarised
 from casemate.data.streamed import StreamedImages
-from casemate.errors import DataError
+from casemate.errors import DataError, kind_of
 from casemate.rng import all_forked
 
 ImageSource = (
@@ -86,7 +86,7 @@ def _pairs(given: Any) -> Iterator[tuple[Tensor, Tensor]]:
     )
     if isinstance(given, Mapping):
         listed = ", ".join(map(str, given))
-        raise DataError(f"a {type(given).__name__} as images; give one of its parts ({listed[:200]}): {_EXPECTED}")
+        raise DataError(f"{kind_of(given)} as images; give one of its parts ({listed[:200]}): {_EXPECTED}")
     if not indexed and not isinstance(given, Iterable):
         raise DataError(f"{summarised(given)} as images; {_EXPECTED}")
     source: Any = given

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from casemate.data.dataset import LabelledImages
 from casemate.data.sources import open_images
+from casemate.files import as_path
 
 
 def read_images(path: Path | str) -> LabelledImages:
@@ -16,4 +17,4 @@ def read_images(path: Path | str) -> LabelledImages:
     Raises:
         DataError: the file is missing, unreadable or inconsistent, or its images or labels are not as above.
     """
-    return open_images(Path(path)).read(slice(None))
+    return open_images(as_path(path)).read(slice(None))

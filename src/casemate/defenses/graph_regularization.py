@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from casemate.data import LabelledImages, to_float
+from casemate.data import ImageSource, as_labelled, to_float
 from casemate.errors import SettingError, TrainingError
 from casemate.models import Classifier
 from casemate.settings import at_least, between, expect, not_negative, one_of
@@ -67,11 +67,13 @@ class GraphRegularization:
         if self.distance == "kl" and self.compare == "logits":
             raise SettingError("distance = 'kl' of logits; expected compare='probabilities' with it")
 
-    def prepared_for(self, train: LabelledImages) -> "_OnGraph":
+    def prepared_for(self, train: ImageSource) -> "_OnGraph":
         """The objective with the neighbours of each training image, on the device of the images.
 
-        60,000 images of 28 x 28 take some minutes on one core; the time grows with the square of their number.
+        60,000 images of 28 x 28 take some minutes on one core; the time grows with the square of their number. Raises
+        `DataError` for what are no labelled images.
         """
+        train = as_labelled(train)
         # among distinct images: a copy of an image, as of those whose labels are repeated, says nothing new of it
         distinct, place = train.pixels.flatten(1).unique(dim=0, return_inverse=True)
         first = torch.full((len(distinct),), len(place)).to(place.device)

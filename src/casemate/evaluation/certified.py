@@ -31,6 +31,7 @@ from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, percent, share
 from casemate.evaluation.preparation import keeping_pieces, prepared_model
 from casemate.evaluation.probe import within_bounds
+from casemate.files import as_path
 from casemate.models import Classifier, as_classifier
 from casemate.norms import Norm, format_eps, parse_norm, parse_radii
 from casemate.notebook import html_table
@@ -328,7 +329,7 @@ class CertifiedEvaluation:
         # named and not imported, since reports are built on evaluations: an import would make a circle
         write = import_module("casemate.report.certification").write_certification
         shown = type(self.model.network).__name__ if name is None else name
-        return write(Path(folder), self, name=shown, data=data, overwrite=overwrite, observer=observer)
+        return write(as_path(folder, "folder"), self, name=shown, data=data, overwrite=overwrite, observer=observer)
 
 
 def evaluate_certified(

@@ -17,7 +17,7 @@ from casemate.attacks import COMPARED_IMAGES
 from casemate.attacks.named import Attacks, named_attacks
 from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as_readable
 from casemate.engine import Engine
-from casemate.errors import RecordError, SettingError
+from casemate.errors import RecordError, SettingError, kind_of
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cascade import most_work, run_cascade
 from casemate.evaluation.cascade_result import Cascade
@@ -41,6 +41,7 @@ from casemate.evaluation.probe import probe_model, within_bounds
 from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.tracked import track_evaluation
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
+from casemate.files import as_path
 from casemate.models import (
     Classifier,
     Precision,
@@ -203,6 +204,7 @@ class Evaluation:
             RecordError: the weights of the model have changed since the evaluation.
             SettingError: the folder holds the results of another evaluation.
         """
+        folder = as_path(folder, "folder")
         if fingerprint(self.model) != self.fingerprint:
             raise RecordError(
                 "the weights of the model have changed since it was evaluated, so its examples cannot be checked "
@@ -211,7 +213,7 @@ class Evaluation:
         # named and not imported, since reports are built on evaluations: an import would make a circle
         write = import_module("casemate.report.evaluation_files").write_evaluation
         shown = type(self.model.network).__name__ if name is None else name
-        return write(Path(folder), self, name=shown, data=data, images=images, overwrite=overwrite, observer=observer)
+        return write(folder, self, name=shown, data=data, images=images, overwrite=overwrite, observer=observer)
 
     @property
     def _radii(self) -> str:
@@ -456,7 +458,7 @@ def _expect_checks(own: Sequence[Check]) -> None:
     for each in own:
         if not isinstance(each, Check):
             raise SettingError(
-                f"checks has a {type(each).__name__}; expected functions with the decorator casemate.check, such as "
+                f"checks has {kind_of(each)}; expected functions with the decorator casemate.check, such as "
                 '@check("my-check", "What holds if it passes", weakens=0.1, why="...", advice="...")'
             )
         if each.name in names:

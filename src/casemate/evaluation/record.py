@@ -27,7 +27,7 @@ from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.proof import Proof, prove
 from casemate.evaluation.shards import shards_of
-from casemate.files import read_json, write_bytes, write_json
+from casemate.files import as_path, read_json, write_bytes, write_json
 from casemate.norms import Ball, Norm, format_eps, norm_of, with_text
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels
@@ -208,12 +208,13 @@ def write_record(record: Record, folder: Path | str, *, images: bool = True) -> 
     With `images` False only record.json is written, with hashes of the images: it holds no picture, and others can
     check it by hash only (`verify_hashes`).
     """
+    folder = as_path(folder, "folder")
     file = safetensors.torch.save({name: getattr(record, name) for name in _TENSORS})
     if images:
-        write_bytes(Path(folder) / IMAGES, file)
+        write_bytes(folder / IMAGES, file)
     return _write_claims(
         {name: getattr(record, name) for name in _CLAIMS},
-        Path(folder),
+        folder,
         count=len(record),
         images_sha256=fingerprint_of_images(LabelledImages(pixels=record.clean, labels=record.labels)),
         sha256=hashlib.sha256(file).hexdigest(),
@@ -280,7 +281,7 @@ def read_record(path: Path | str) -> Record:
         RecordError: a file is missing, damaged or of another format, or types, shapes or ranges of values do not fit;
             the record was written without images (see `read_hashed_record`).
     """
-    path = Path(path)
+    path = as_path(path)
     content = _content(path, FORMAT)
     try:
         file = path.parent / Path(content["file"]).name  # a record cannot point outside its own folder
@@ -311,7 +312,7 @@ def read_hashed_record(path: Path | str) -> HashedRecord:
     Raises:
         RecordError: the file is missing or damaged, or is a record with images (see `read_record`).
     """
-    path = Path(path)
+    path = as_path(path)
     content = _content(path, FORMAT_HASHED)
     names = ("model", "fingerprint", "data", "images_sha256", "images", "draws", "clean_accuracy")
     try:

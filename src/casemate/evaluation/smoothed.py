@@ -27,6 +27,7 @@ from casemate.evaluation.intervals import Estimate, percent, share
 from casemate.evaluation.pieces import Measurements
 from casemate.evaluation.preparation import keeping_pieces
 from casemate.evaluation.probe import within_bounds
+from casemate.files import as_path
 from casemate.models import Classifier, as_classifier
 from casemate.norms import Norm, format_eps, parse_radii
 from casemate.notebook import html_table
@@ -195,7 +196,7 @@ class SmoothedEvaluation:
         # named and not imported, since reports are built on evaluations: an import would make a circle
         write = import_module("casemate.report.certification").write_certification
         shown = type(self.model.network).__name__ if name is None else name
-        return write(Path(folder), self, name=shown, data=data, overwrite=overwrite, observer=observer)
+        return write(as_path(folder, "folder"), self, name=shown, data=data, overwrite=overwrite, observer=observer)
 
 
 def smoothing_settings(smoothing: Smoothing) -> dict[str, Any]:

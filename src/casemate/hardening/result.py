@@ -10,6 +10,7 @@ from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.comparison import ModelComparison, paired
 from casemate.evaluation.intervals import percent
+from casemate.files import as_path
 from casemate.hardening.compared import ComparedModel
 from casemate.hardening.weights import write_network_weights
 from casemate.models import Classifier, ModelMetadata
@@ -211,7 +212,7 @@ class Hardened:
         Raises:
             StoreError: the file cannot be written.
         """
-        return write_network_weights((self.best if name is None else self.models[name]).model, Path(path))
+        return write_network_weights((self.best if name is None else self.models[name]).model, as_path(path))
 
     def as_json(self) -> dict[str, Any]:
         """All results except images and per-image values, for a result file."""
@@ -274,7 +275,7 @@ class Hardened:
         write = import_module("casemate.report.hardening").write_hardening
         shown = type(self.before.model.network).__name__ if name is None else name
         return write(
-            Path(folder),
+            as_path(folder, "folder"),
             self,
             name=shown,
             data=data,

@@ -18,6 +18,7 @@ from casemate.defenses import Recipe
 from casemate.devices import as_device
 from casemate.evaluation import Budget, evaluate
 from casemate.evaluation.tracked import track_verdict
+from casemate.files import as_path
 from casemate.hardening.compared import ComparedModel, FineTuning, compared_model, evaluation_tensors
 from casemate.hardening.defaults import DEFAULT_RECIPE, FINE_TUNING
 from casemate.hardening.plan import HardeningPlan, plan_hardening
@@ -105,7 +106,7 @@ def run_hardening(
     """Run a checked hardening; for the arguments and errors see `harden`."""
     about, seed = plan.about(), plan.settings.seed
     track(observer, Tracked(settings=about))
-    steps = Steps(None if checkpoint is None else Path(checkpoint), about, observer)
+    steps = Steps(None if checkpoint is None else as_path(checkpoint, "checkpoint"), about, observer)
     with preserve_state(plan.model, seed=seed):
         given = trainable_copy(plan.model).to(plan.model.device if device is None else as_device(device)).eval()
         count = 1 + 2 * len(plan.trainings)

@@ -16,8 +16,8 @@ from torch import nn
 
 from casemate._version import __version__
 from casemate.arrays import UnsoundError, is_archive, is_pickle, parse_safetensors
-from casemate.errors import ModelError
-from casemate.files import read_file, read_json, write_bytes, write_json
+from casemate.errors import ModelError, SettingError, kind_of
+from casemate.files import as_path, read_file, read_json, write_bytes, write_json
 from casemate.models.classifier import Classifier
 from casemate.models.given import as_classifier
 from casemate.models.registry import create, names
@@ -65,7 +65,9 @@ def save(model: nn.Module, path: Path | str, description: ModelMetadata, *, half
     Raises `ModelError` for another ending, and for a model whose input shape and classes are not known or whose
     `output` is a function; `StoreError` if a file cannot be written.
     """
-    model, path = as_classifier(model), Path(path)
+    model, path = as_classifier(model), as_path(path)
+    if not isinstance(description, ModelMetadata):
+        raise SettingError(f"description is {kind_of(description)}; expected casemate.models.ModelMetadata(...)")
     if callable(model.output):
         raise ModelError("a model with a function as output= cannot be saved; expected an index, a key or a name")
     if path.suffix != ".safetensors":
@@ -107,7 +109,7 @@ def load(path: Path | str, *, architecture: str | None = None) -> tuple[Classifi
         ModelError: the file is not safetensors, the sidecar is missing or invalid, or checksum or architecture do not
             match.
     """
-    path = Path(path)
+    path = as_path(path)
     raw = read_file(path, ModelError, "a .safetensors file written by casemate")
     tensors = _tensors(path, raw)
     if not sidecar_of(path).is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 from casemate.errors import CasemateError, TrackingError, missing_extra
-from casemate.files import make_folder, read_json, write_json
+from casemate.files import as_path, make_folder, read_json, write_json
 from casemate.progress import Tracked
 from casemate.tracking.flat import Plain, clean_name, flat
 from casemate.tracking.tracker import AbstractTracker, End, error_line, warn
@@ -44,7 +44,8 @@ class TensorBoard(AbstractTracker):
         on_failure: Callable[[str], None] = warn,
     ) -> None:
         self._writer_type = _import_writer()
-        wanted = Path(folder) if run_name is None else Path(folder) / clean_name(run_name)
+        folder = as_path(folder, "folder")
+        wanted = folder if run_name is None else folder / clean_name(run_name)
         try:
             self.folder, self._is_resumed = _free_folder(wanted, resume)
             self._about: dict[str, Any] = {"resume": resume}

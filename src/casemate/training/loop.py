@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from os import PathLike
 from pathlib import Path
 from typing import Any, final
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from casemate.data import UNLABELLED, ImageSource, LabelledImages, as_labelled, to_float
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, SettingError, ShapeError, TrainingError, kind_of
+from casemate.files import as_path
 from casemate.models import (
     Classifier,
     as_classifier,
@@ -141,8 +141,8 @@ def fit(
     partly trained.
     """
     objective = as_objective(objective)
-    _check_arguments(settings, augment, checkpoint)
-    checkpoint = None if checkpoint is None else Path(checkpoint)
+    _check_arguments(settings, augment)
+    checkpoint = None if checkpoint is None else as_path(checkpoint, "checkpoint")
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
     with process_group(observer) as group:
         observer = observer if group.is_first else NULL_OBSERVER
@@ -312,7 +312,7 @@ def _check(model: Classifier, images: LabelledImages, part: str, *, least: int, 
         )
 
 
-def _check_arguments(settings: TrainConfig, augment: Sequence[Augmentation], checkpoint: Path | str | None) -> None:
+def _check_arguments(settings: TrainConfig, augment: Sequence[Augmentation]) -> None:
     """Raise `SettingError` for arguments of `fit` of another kind."""
     if not isinstance(settings, TrainConfig):
         raise SettingError(f"settings is {kind_of(settings)}; expected casemate.TrainConfig(epochs=..., ...)")
@@ -321,8 +321,6 @@ def _check_arguments(settings: TrainConfig, augment: Sequence[Augmentation], che
             f"augment = {augment!r}; expected a list of augmentations, such as [casemate.data.augment.Shift()], or "
             "functions of images, index, epoch and generator"
         )
-    if checkpoint is not None and not isinstance(checkpoint, str | PathLike):
-        raise SettingError(f"checkpoint = {checkpoint!r}; expected the path of a file")
 
 
 def _one_epoch(

@@ -167,7 +167,7 @@ def open_for(
     Raises `CasemateError`, also where images and model do not fit.
     """
     if str(file) in data.NAMES and not file.exists():
-        raise SettingError(f"--data {file}: there is no such file; for the data set of that name give --dataset {file}")
+        raise SettingError(f"{file}: there is no such file; for the data set of that name give --dataset {file}")
     shape = model.model.interface["input_shape"]
     channels = None if shape is None else shape[0]
     found = open_own(file, reading, channels=channels, split=split, labelled=labelled)

@@ -21,7 +21,8 @@ from casemate.data.sources.resizing import Interpolation as Interpolation
 from casemate.data.sources.resizing import Resizing as Resizing
 from casemate.data.sources.torch_data import can_be_read_by_position, open_torch
 from casemate.data.streamed import StreamedImages as StreamedImages
-from casemate.errors import DataError
+from casemate.errors import DataError, kind_of
+from casemate.files import as_path
 
 FORMATS = (
     "a folder with a subfolder of pictures for each class, a .csv file of paths and labels, a .npz or .safetensors "
@@ -69,7 +70,7 @@ def open_images(
     """
     resizing = Resizing(size=size, crop=crop, interpolation=interpolation, channels=channels)
     try:
-        found = _open(source, None if labels is None else Path(labels), split, resizing, labelled=labelled)
+        found = _open(source, None if labels is None else as_path(labels, "labels"), split, resizing, labelled=labelled)
     except OSError as error:
         raise DataError(f"cannot read {source}: {error.strerror or error}; expected {FORMATS}") from error
     if classes is not None:
@@ -169,7 +170,7 @@ def _open(
             return resizing.applied(source)
         if can_be_read_by_position(source):
             return open_torch(source, resizing)
-        return resizing.applied(_in_memory(as_labelled(source), f"a {type(source).__name__}"))
+        return resizing.applied(_in_memory(as_labelled(source), kind_of(source)))
     path = Path(source)
     if not path.exists():
         raise DataError(f"{path} does not exist; expected {FORMATS}")

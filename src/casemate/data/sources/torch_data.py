@@ -13,7 +13,7 @@ from casemate.data.dataset import LabelledImages
 from casemate.data.given import as_labelled
 from casemate.data.sources.resizing import Resizing
 from casemate.data.streamed import StreamedImages
-from casemate.errors import DataError
+from casemate.errors import DataError, kind_of
 from casemate.rng import all_forked
 from casemate.types import Labels
 
@@ -37,7 +37,7 @@ def open_torch(given: Any, resizing: Resizing) -> StreamedImages:
     """
     dataset = given.dataset if isinstance(given, DataLoader) else given
     collate: Callable[[list[Any]], Any] = given.collate_fn if isinstance(given, DataLoader) else default_collate
-    name = f"a {type(dataset).__name__}"
+    name = kind_of(dataset)
     order = _order(given)
     if not len(order):
         raise DataError(f"{name} has no images; expected at least one")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final, get_args
 
-from casemate.errors import NoGradientError, SettingError
+from casemate.errors import NoGradientError, SettingError, kind_of
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Checked, Finding, Severity
 
@@ -125,7 +125,7 @@ class Check:
         if isinstance(found, NotRun):
             return self.skipped(found.why)
         if not isinstance(found, Measured):
-            return self.failed(f"it returned a {type(found).__name__}; expected casemate.Measured or casemate.NotRun")
+            return self.failed(f"it returned {kind_of(found)}; expected casemate.Measured or casemate.NotRun")
         if not math.isfinite(found.value):
             return self.failed("what it measures is not a finite number for this model")
         severity, finding = self.severity_of(found), None

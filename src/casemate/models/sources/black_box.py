@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import CasemateError, ModelError, NoGradientError
+from casemate.errors import CasemateError, ModelError, NoGradientError, kind_of
 from casemate.models.output_errors import described
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.failures import quoted
@@ -40,7 +40,7 @@ def open_black_box(text: str, queries: int | None, stated: ModelFacts | None) ->
             "find more. To hide them, name a function that calls the network"
         )
     if not callable(function) or isinstance(function, type):
-        raise ModelError(f"{text} is a {type(function).__name__}; expected a function of images, for a black box")
+        raise ModelError(f"{text} is {kind_of(function)}; expected a function of images, for a black box")
     if not takes_arguments(function, 1):
         raise ModelError(
             f"{text} cannot be called with images alone; expected a function of images, for a black box. If it builds "
@@ -96,7 +96,7 @@ class BlackBox(nn.Module):
                 ) from error
         if isinstance(returned, nn.Module):
             raise ModelError(
-                f"the black box returned a {type(returned).__name__}; if it builds networks, leave --black-box out"
+                f"the black box returned {kind_of(returned)}; if it builds networks, leave --black-box out"
             )
         found = torch.as_tensor(returned) if isinstance(returned, np.ndarray | list) else returned
         if not isinstance(found, Tensor) or found.ndim not in (1, 2) or len(found) != len(images):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from casemate.errors import ModelError
+from casemate.files import as_path
 from casemate.models.checkpoint import sidecar_of
 from casemate.models.pretrained import pretrained_file, pretrained_names
 from casemate.models.sources.black_box import open_black_box
@@ -55,8 +56,9 @@ def open_model(
         ModelError: there is no such model, it cannot be loaded, it is not trusted, or it contradicts the overrides.
         MissingExtraError: its format needs an extra that is not installed.
     """
+    file = None if weights is None else as_path(weights, "weights")
     try:
-        return _open(source, None if weights is None else Path(weights), trust_code, black_box, queries, overrides)
+        return _open(source, file, trust_code, black_box, queries, overrides)
     except ModelError as error:
         if len(text := str(error)) <= _MOST_WORDS:
             raise
@@ -72,8 +74,8 @@ def _open(
     overrides: ModelFacts | None,
 ) -> OpenedModel:
     """See `open_model`, whose messages can be of any length here, since files choose the names in them."""
+    path = as_path(source, "source")
     text = str(source)
-    path = Path(source)
     given = [] if weights is None else [weights]
     if queries is not None and not black_box:
         raise ModelError("--queries limits the queries of a black box; give --black-box, or leave --queries out")

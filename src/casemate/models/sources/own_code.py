@@ -19,7 +19,7 @@ from typing import Any
 import cloudpickle
 from torch import nn
 
-from casemate.errors import CasemateError, ModelError
+from casemate.errors import CasemateError, ModelError, kind_of
 from casemate.models.classifier import Classifier
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.opened import OpenedModel, opened_classifier, opened_network
@@ -61,7 +61,7 @@ def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) ->
         made = _called(made, text)
     if not isinstance(made, nn.Module):
         raise ModelError(
-            f"{text} returned a {type(made).__name__}; expected a torch.nn.Module that maps images within [0, 1] to "
+            f"{text} returned {kind_of(made)}; expected a torch.nn.Module that maps images within [0, 1] to "
             "logits, or a casemate.Classifier around it: Classifier(network, mean=..., std=...)"
         )
     found = ModelFacts() if weights is None else load_weights(made, weights)

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import CasemateError, CasemateWarning, ModelError
+from casemate.errors import CasemateError, CasemateWarning, ModelError, kind_of
 from casemate.models.classifier import Classifier
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.failures import quoted
@@ -84,7 +84,7 @@ def open_pickle(path: Path, stated: ModelFacts | None, *, trust_code: bool) -> O
     search_here()
     made = _loaded(path, "a pickle", lambda: torch.load(path, map_location="cpu", weights_only=False))
     if not isinstance(made, nn.Module):
-        raise ModelError(f"{path} is a pickle of a {type(made).__name__}; expected a torch.nn.Module. Otherwise {_OWN}")
+        raise ModelError(f"{path} is a pickle of {kind_of(made)}; expected a torch.nn.Module. Otherwise {_OWN}")
     name, short = str(path), path.stem
     try:
         if isinstance(made, Classifier):

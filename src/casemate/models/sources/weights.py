@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.arrays import SIGNATURE, UnsoundError, is_archive, is_pickle, parse_safetensors
-from casemate.errors import ModelError
+from casemate.errors import ModelError, kind_of
 from casemate.files import read_file
 from casemate.models.classifier import Classifier
 from casemate.models.sources.facts import ModelFacts
@@ -156,4 +156,4 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _summary(value: Any) -> str:
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, Mapping | list | tuple) else "")
+    return kind_of(value) + (f" of {len(value)}" if isinstance(value, Mapping | list | tuple) else "")
