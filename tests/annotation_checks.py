@@ -15,7 +15,7 @@ from jaxtyping import AbstractArray, config
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 """The decorator that jaxtyping puts on every function of casemate."""
-_CALLS = 20
+_CALLS = 3
 """Calls of a function that are checked in each test."""
 _tests = 0
 """Number of tests so far."""

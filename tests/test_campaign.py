@@ -62,6 +62,7 @@ def made(folder: Path, shim: str | None = None) -> Setting:
     return Setting(folder / "campaign", TINY, 0, NULL_OBSERVER, place)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost(tmp_path: Path) -> None:
     setting = made(tmp_path)
     rows = [kills.killed(setting, TRAIN, 1, no_progress)]

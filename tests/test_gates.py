@@ -15,7 +15,7 @@ import pytest
 import casemate.testing
 from test_pytest_plugin import write_entry_point
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "robustness-tests"
 SETTINGS = (
@@ -113,7 +113,6 @@ def test_the_gates_pass(trained: Project) -> None:
     assert "1 passed, 3 deselected" in trained.pytest("-m", "not robust")
 
 
-@pytest.mark.slow
 def test_a_network_that_is_less_robust_fails(copied: Callable[[], Project]) -> None:
     project = copied()
     shutil.copy(project.folder / "plain.safetensors", project.folder / "weights.safetensors")
@@ -125,7 +124,6 @@ def test_a_network_that_is_less_robust_fails(copied: Callable[[], Project]) -> N
     assert shown.count(": FAILED: ") == 3
 
 
-@pytest.mark.slow
 def test_a_network_that_hides_its_gradient_is_not_trusted(copied: Callable[[], Project]) -> None:
     project = copied()
     source = project.folder / "shapes.py"
@@ -143,7 +141,6 @@ def test_a_network_that_hides_its_gradient_is_not_trusted(copied: Callable[[], P
     assert "Nothing follows: the number of B is not to be trusted." in shown
 
 
-@pytest.mark.slow
 def test_a_regression_is_found(trained: Project) -> None:
     command = ("evaluate", "shapes.py:ShapeNet", "--weights", "plain.safetensors", *SETTINGS)
     assert "falls short: the lower end" in trained.casemate(

@@ -21,8 +21,6 @@ NOTEBOOKS = sorted((EXAMPLES / "notebooks").glob("*.ipynb"))
 LIMIT = 400_000
 """The largest notebook, in bytes."""
 tool = imported("tools/notebooks.py")
-QUICK = "masked-defense"
-"""The notebook whose cells run in continuous integration; the others take minutes."""
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
@@ -147,10 +145,8 @@ def test_reports_leave_the_backend_of_matplotlib_as_it_is() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(each, id=each.stem, marks=() if each.stem == QUICK else pytest.mark.slow) for each in NOTEBOOKS],
-)
+@pytest.mark.slow
+@each_notebook
 def test_the_cells_run_as_a_program(path: Path, tmp_path: Path) -> None:
     """Without Jupyter, in a folder of its own; figures are drawn and not shown."""
     try:

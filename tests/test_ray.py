@@ -254,6 +254,7 @@ def _same_bits(tmp_path: Path, one: str, other: str) -> bool:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_an_evaluation_is_the_same_to_the_bit_wherever_it_runs(tmp_path: Path) -> None:
     printed = {}
     for engine in ("here", "processes", "ray"):

@@ -269,6 +269,7 @@ CARELESS = '''
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_new_attack_needs_one_file_and_one_line(tmp_path: Path) -> None:
     """It is then in help, table and property tests, which pass for a sound attack and fail for a careless one."""
     source = tmp_path / "casemate"

@@ -147,6 +147,7 @@ def test_ctrl_c_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
 
 
 # Disks ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
     """AutoAttack's pieces grow on the way, so that the first are below the limit; there are 16."""
     options = (*LONG, "--budget", "autoattack", "--store", tmp_path / "store", "--out", tmp_path / "out")

@@ -162,6 +162,7 @@ def _killed_study(store: Path, moments: list[float], driver: str, *only: str) ->
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_ends_in_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
     draw = random.Random(5)
     kills = _killed_study(tmp_path, [draw.uniform(0.5, 1.5), draw.uniform(0.0, 2.0)], DRIVER, "E1", "E4")

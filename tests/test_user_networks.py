@@ -663,7 +663,7 @@ def some(network: UserNetwork, always: list[Entry], others: list[Entry], share: 
 # The numbers of the twin ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("network", _usable())
 def test_attacks(network: UserNetwork) -> None:
-    go_through(network, some(network, CORE, [each for each in ATTACKS if each not in CORE])).finish()
+    go_through(network, some(network, CORE, [each for each in ATTACKS if each not in CORE], 18)).finish()
 
 
 @pytest.mark.parametrize("network", _usable("masks"))
