@@ -24,20 +24,19 @@ RUNS = HERE.parent.parent / "runs" / "frontier"
 MEASURED = 1000
 """Training images that are set aside to measure on; no model sees them before."""
 
-_SHIFT: tuple[Mapping[str, Any], ...] = ({"name": "shift", "settings": {"pixels": 1}},)
 _BOUNDS: dict[str, Any] = {"eps": 0.1, "train_eps_factor": 1.05, "ramp_end": 0.4}
+_EPS = 0.11
 _STEP = {2: 0.6, 3: 0.5}
 """Size of the steps as a share of the radius, by their number."""
 
 
-def adversarial(network: str, epochs: int, steps: int, *, eps: float = 0.11, awp: float = 0.0, **more: Any) -> Entry:
+def adversarial(network: str, epochs: int, steps: int, *, awp: float = 0.0) -> Entry:
     """Adversarial training."""
     return Entry(
         network=network,
         recipe="adversarial-training",
-        settings={"eps": eps, "steps": steps, "step_size": _STEP[steps] * eps, "weight_perturbation": awp},
+        settings={"eps": _EPS, "steps": steps, "step_size": _STEP[steps] * _EPS, "weight_perturbation": awp},
         training={**ENTRIES["fast"].training, "epochs": epochs},
-        **more,
     )
 
 
@@ -62,14 +61,12 @@ CASES: Mapping[str, Entry] = {
     "adversarial, 2 steps": adversarial("strided-cnn", 12, 2),
     "adversarial, 3 steps, pixelwise": adversarial("pixelwise-cnn", 10, 3),
     "adversarial, 3 steps, pixelwise, AWP": adversarial("pixelwise-cnn", 10, 3, awp=0.005),
-    "adversarial, 3 steps, pixelwise, shift, AWP": adversarial("pixelwise-cnn", 20, 3, awp=0.005, augment=_SHIFT),
     "adversarial, 4 steps, pixelwise (fast)": ENTRIES["fast"],
     "adversarial, 4 steps, pixelwise, bfloat16": in_bfloat16(ENTRIES["fast"]),
     "adversarial, 4 steps, wide pixelwise (robust)": ENTRIES["robust"],
     "adversarial, 4 steps, widest pixelwise, bfloat16": in_bfloat16(ENTRIES["robust"], network="widest-pixelwise-cnn"),
     "IBP": bounds("strided-cnn", **_BOUNDS),
     "IBP 0.5, pixelwise": bounds("pixelwise-cnn", **_BOUNDS, kappa_end=0.5),
-    "MTL-IBP, pixelwise": ENTRIES["mtl-ibp"],
 }
 """Recipes by the name that the figure shows."""
 
