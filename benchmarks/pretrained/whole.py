@@ -1,4 +1,4 @@
-"""A pretrained model's evaluation on all test images, 1,000 at a time; see README.md.
+"""A pretrained model's evaluation on all test images, 500 at a time; see README.md.
 
 `python benchmarks/pretrained/whole.py MODEL [--parts 1 2 ...]` evaluates the parts that are missing, and writes
 whole.md. Every part is a result file of its own, so that several machines, or several days, share an evaluation.
@@ -24,7 +24,7 @@ from casemate.provenance import surroundings
 HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE / "whole.md", HERE / "whole"
 EPS = 0.1
-SIZE = 1000
+SIZE = 500
 """Images in a part."""
 MEASURE = Attacked(eps=(EPS,), images=None, seed=0, budget="standard")
 
