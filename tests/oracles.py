@@ -44,6 +44,11 @@ def as_installed() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
+def untyped(value: Any) -> Any:
+    """The value, of a type that is accepted when the test runs, or refused there, but is not among those declared."""
+    return value
+
+
 # ---------------------------------------------------------------------------------------------- closed-form optima
 
 

@@ -50,6 +50,7 @@ from casemate.data import as_labelled
 from casemate.errors import DataError, ModelError, SettingError, ShapeError
 from casemate.models import ModelMetadata, create
 from conftest import tiny_images
+from oracles import untyped
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -155,11 +156,6 @@ def _worst(model: Any, data: Any) -> list[Any]:
 
 def _matrix(model: Any, data: Any) -> list[Any]:
     return [targeted_matrix(model, ATTACK, data).reached]
-
-
-def untyped(value: Any) -> Any:
-    """The value, of a type that is accepted when the test runs, or refused there, but is not among those declared."""
-    return value
 
 
 def _gradients(model: Any, data: Any) -> list[Any]:

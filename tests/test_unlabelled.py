@@ -24,7 +24,7 @@ from casemate.training import CrossEntropy, TrainConfig, TrainingStep, fit
 from casemate.training.objective import Objective, PreparedObjective, SteppedObjective, takes_unlabelled
 from casemate.training.state import snapshot
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images, tiny_model
-from oracles import as_installed, classifier, generator
+from oracles import as_installed, classifier, generator, untyped
 
 VAT = VirtualAdversarial
 IMAGES, LABELS = tiny_images(12).tensors()
@@ -472,9 +472,8 @@ def test_the_graph_of_a_pair_of_images_and_labels() -> None:
     assert torch.equal(
         made.neighbours, GraphRegularization().prepared_for(LabelledImages(pixels=PIXELS, labels=KNOWN)).neighbours
     )
-    none: Any = 3
     with as_installed(), pytest.raises(DataError, match="an int as images"):
-        GraphRegularization().prepared_for(none)
+        GraphRegularization().prepared_for(untyped(3))
 
 
 def test_without_the_training_images_or_the_step_there_is_no_loss() -> None:

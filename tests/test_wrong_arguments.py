@@ -20,7 +20,7 @@ from casemate.hardening.plan import plan_hardening
 from casemate.models.checkpoint import ModelMetadata
 from casemate.training import TrainConfig, fit
 from conftest import tiny_images, tiny_model
-from oracles import as_installed
+from oracles import as_installed, untyped
 
 IMAGES = tiny_images(30)
 PIXELS, LABELS = IMAGES.tensors()
@@ -73,11 +73,6 @@ LEFT_OUT = ("observer", "engine", "thorough")  # what is true runs all checks
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text is the name of a folder or file, where an argument is one."""
     monkeypatch.chdir(tmp_path)
-
-
-def untyped(value: Any) -> Any:
-    """The value, whose type is not among those declared."""
-    return value
 
 
 def _cases() -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from casemate.data import load
+from casemate.files import write_text
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent.parent / "docs" / "benchmark" / "benchmark.json"
@@ -23,25 +24,29 @@ def widest(measures: list[Mapping[str, Any]]) -> Mapping[str, Any]:
     return max((each for each in measures if EPS in each["eps"]), key=lambda each: len(each["correct"]))
 
 
+def columns_of(row: Mapping[str, Any], labels: np.ndarray, classes: int) -> dict[str, list[float]]:
+    """Shares by class, under the heads of their columns."""
+    found = widest(row["measures"])
+    digits = np.array(list(found["correct"]), dtype=int)
+    robust = digits > 1 + found["eps"].index(EPS)
+    members = [labels[: len(digits)] == each for each in range(classes)]
+    images = f"{'first ' if len(digits) < len(labels) else ''}{len(digits):,}"
+    return {
+        f"clean ({row['model']}, {images})": [(digits[each] > 0).mean() for each in members],
+        "robust": [robust[each].mean() for each in members],
+        "share of all that are lost": [each[~robust].mean() for each in members],
+    }
+
+
 def main() -> None:
     """Write the table."""
-    test = load("fashion-mnist").test
-    names = load("fashion-mnist").classes
+    data = load("fashion-mnist")
     rows = {each["model"]: each for each in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]}
-    columns: dict[str, list[str]] = {}
-    for model in MODELS:
-        found = widest(rows[model]["measures"])
-        digits = np.array(list(found["correct"]), dtype=int)
-        classes = test.labels[: len(digits)].numpy()
-        robust = digits > 1 + sum(eps < EPS for eps in found["eps"])
-        shown = f"{model}, {'first ' if len(digits) < len(test) else ''}{len(digits):,}"
-        for title, values in (
-            (f"clean ({shown})", [(digits > 0)[classes == each].mean() for each in range(len(names))]),
-            ("robust", [robust[classes == each].mean() for each in range(len(names))]),
-            ("share of all that are lost", [(classes == each)[~robust].mean() for each in range(len(names))]),
-        ):
-            columns[f"{title} {len(columns)}"] = [f"{100 * value:.1f} %" for value in values]
-    head = [title.rsplit(" ", 1)[0] for title in columns]
+    columns = [
+        column
+        for model in MODELS
+        for column in columns_of(rows[model], data.test.labels.numpy(), len(data.classes)).items()
+    ]
     lines = [
         "# Which classes the robust models lose",
         "",
@@ -49,11 +54,12 @@ def main() -> None:
         " [docs/benchmark/benchmark.json](../../docs/benchmark/benchmark.json). Lost: misclassified with or without an"
         " attack. `python benchmarks/frontier/by_class.py` writes this page.",
         "",
-        f"| class | {' | '.join(head)} |",
-        f"| --- |{' --- |' * len(head)}",
+        f"| class | {' | '.join(head for head, _ in columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
     ]
-    lines += [f"| {name} | {' | '.join(cells)} |" for name, *cells in zip(names, *columns.values(), strict=True)]
-    (HERE / "by-class.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for number, name in enumerate(data.classes):
+        lines.append(f"| {name} | {' | '.join(f'{100 * values[number]:.1f} %' for _, values in columns)} |")
+    write_text(HERE / "by-class.md", "\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

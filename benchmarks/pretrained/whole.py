@@ -15,6 +15,7 @@ import torch
 
 from casemate import data, progress_bars
 from casemate.benchmark.measures import Attacked
+from casemate.data import LabelledImages
 from casemate.evaluation import share
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.files import cache_folder, write_text
@@ -34,9 +35,15 @@ def path_of(name: str, part: int) -> Path:
     return RESULTS / f"{name}-{part}.json"
 
 
-def compute(name: str, model: Classifier, part: int) -> dict[str, Any]:
+def finished(name: str, part: int, weights: str) -> dict[str, Any] | None:
+    """The result of a part; None if it is not there, or of other weights than those with this fingerprint."""
+    path = path_of(name, part)
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found if found is not None and found["fingerprint"] == weights else None
+
+
+def compute(name: str, part: int, model: Classifier, images: LabelledImages) -> dict[str, Any]:
     """The evaluation of one part."""
-    images = data.load("fashion-mnist").test[part * SIZE : (part + 1) * SIZE]
     found = MEASURE.compute(model, images, cache_folder() / "store", progress_bars())
     return {
         "model": name,
@@ -48,13 +55,6 @@ def compute(name: str, model: Classifier, part: int) -> dict[str, Any]:
         **found,
         "provenance": surroundings("cpu", torch.get_num_threads()),
     }
-
-
-def finished(name: str, model: Classifier, parts: int) -> list[dict[str, Any]]:
-    """The results of the parts that are there, of these weights."""
-    paths = [path_of(name, each) for each in range(parts)]
-    found = [json.loads(each.read_text(encoding="utf-8")) for each in paths if each.exists()]
-    return [each for each in found if each["fingerprint"] == fingerprint(model)]
 
 
 def row(name: str, parts: list[dict[str, Any]]) -> str:
@@ -86,14 +86,17 @@ def page(parts: int) -> str:
         f"|{'---|' * len(heads)}",
     ]
     for name in pretrained_names():
-        if found := finished(name, open_model(name).model, parts):
+        weights = fingerprint(open_model(name).model)
+        found = [each for part in range(parts) if (each := finished(name, part, weights)) is not None]
+        if found:
             lines.append(row(name, found))
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
     """Evaluate what is missing, and write the page."""
-    parts = len(data.load("fashion-mnist").test) // SIZE
+    test = data.load("fashion-mnist").test
+    parts = len(test) // SIZE
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", metavar="MODEL", choices=pretrained_names())
     parser.add_argument("--parts", type=int, nargs="*", default=range(parts), help="from 0; all if not given")
@@ -105,11 +108,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     RESULTS.mkdir(exist_ok=True)
     model = open_model(given.model).model
+    weights = fingerprint(model)
     for part in given.parts:
-        if part not in {each["first"] // SIZE for each in finished(given.model, model, parts)}:
-            result = json.dumps(compute(given.model, model, part), indent=1)
-            write_text(path_of(given.model, part), result + "\n")
-            write_text(PAGE, page(parts))
+        if finished(given.model, part, weights) is None:
+            result = compute(given.model, part, model, test[part * SIZE : (part + 1) * SIZE])
+            write_text(path_of(given.model, part), json.dumps(result, indent=1) + "\n")
+        write_text(PAGE, page(parts))
 
 
 if __name__ == "__main__":
