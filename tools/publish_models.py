@@ -2,8 +2,9 @@
 
     python tools/publish_models.py FOLDER NAME...
 
-FOLDER is that of `casemate benchmark`, whose table has these models. Only their weights and numbers change; the cards
-in docs/pretrained.md are written for all models in the package.
+FOLDER is that of `casemate benchmark`, whose table has these models; where it holds no weights, as docs/benchmark,
+those of the package are kept. Only their weights and numbers change; the cards in docs/pretrained.md are written for
+all models in the package.
 """
 
 import sys
@@ -41,7 +42,7 @@ def publish(folder: Path, names: list[str]) -> None:
     for name in names:
         if name not in rows:
             sys.exit(f"{name} is not measured in {folder}; measured: {', '.join(rows)}")
-        path = folder / name / "model.safetensors"
+        path = weights_of(folder, name)
         model, description = load(path)
         if fingerprint(model) != rows[name]["training"]["fingerprint"]:
             sys.exit(f"the weights of {name} in {folder} are not those that were measured")
@@ -53,6 +54,12 @@ def publish(folder: Path, names: list[str]) -> None:
         sys.exit(f"{count} models in {size:,} bytes; expected {MOST_MODELS} in {MOST_BYTES:,} at most")
     for name, (model, description) in found.items():
         save(model, WEIGHTS / f"{name}.safetensors", description, half=True)
+
+
+def weights_of(folder: Path, name: str) -> Path:
+    """The file of a model's weights: that of the folder, or else that of the package."""
+    path, packaged = folder / name / "model.safetensors", pretrained_file(name)
+    return packaged if packaged is not None and not path.exists() else path
 
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:

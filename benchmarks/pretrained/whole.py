@@ -1,7 +1,8 @@
 """A pretrained model's evaluation on all test images, 500 at a time; see README.md.
 
 `python benchmarks/pretrained/whole.py MODEL [--parts 1 2 ...]` evaluates the parts that are missing, and writes
-whole.md. Every part is a result file of its own, so that several machines, or several days, share an evaluation.
+whole.md. Every part is a result file of its own, so that several machines, or several days, share an evaluation. When
+the last part of a model is there, whole.json holds the sum of them as a row of `casemate benchmark`.
 """
 
 import argparse
@@ -14,16 +15,17 @@ import numpy as np
 import torch
 
 from casemate import data, progress_bars
-from casemate.benchmark.measures import Attacked
+from casemate.benchmark.measures import Attacked, accuracies
 from casemate.data import LabelledImages
-from casemate.evaluation import share
+from casemate.evaluation import Estimate, share
 from casemate.evaluation.fingerprints import fingerprint
-from casemate.files import cache_folder, write_text
+from casemate.evaluation.verdict import CONVENTION
+from casemate.files import cache_folder, write_json, write_text
 from casemate.models import Classifier, open_model, pretrained_names
 from casemate.provenance import surroundings
 
 HERE = Path(__file__).resolve().parent
-PAGE, RESULTS = HERE / "whole.md", HERE / "whole"
+PAGE, RESULTS, SUMS = HERE / "whole.md", HERE / "whole", HERE / "whole.json"
 EPS = 0.1
 SIZE = 500
 """Images in a part."""
@@ -57,24 +59,71 @@ def compute(name: str, part: int, model: Classifier, images: LabelledImages) -> 
     }
 
 
+def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results of parts as one measurement, in the form in which `casemate benchmark` has them.
+
+    The verdict is that of all images, from the same borders; it is not to be trusted if a finding voids a part.
+    """
+    digits = np.array(list("".join(each["correct"] for each in parts)), dtype=int)
+    clean, robust = digits >= 1, digits >= 2
+    withstood = share(robust[clean])
+    findings = [finding for each in parts for finding in each["findings"]]
+    grades = CONVENTION.reached(withstood.low, withstood.high)
+    is_void = any(finding["severity"] == "voids" for finding in findings)
+    return {
+        **accuracies(clean, robust[:, None]),
+        "verdicts": ["not to be trusted" if is_void else " or ".join(grades)],
+        "findings": [each for number, each in enumerate(findings) if each not in findings[:number]],
+        "first_to_fool": {
+            attack: sum(each["first_to_fool"][attack] for each in parts) for attack in parts[0]["first_to_fool"]
+        },
+        "only_without_gradients": [sum(each["only_without_gradients"][0] for each in parts)],
+        "seconds": sum(each["seconds"] for each in parts),
+        "parts": len(parts),
+        "provenance": parts[0]["provenance"],
+    }
+
+
 def row(name: str, parts: list[dict[str, Any]]) -> str:
     """The results of a model's finished parts together."""
-    digits = np.array(list("".join(each["correct"] for each in parts)), dtype=int)
-    weakening = sorted(
-        {finding["check"] for each in parts for finding in each["findings"] if finding["severity"] != "note"}
-    )
-    verdicts = sorted({each["verdicts"][0] for each in parts})
-    alone = sum(each["only_without_gradients"][0] for each in parts)
+    found = together(parts)
+    weakening = sorted({each["check"] for each in found["findings"] if each["severity"] != "note"})
     commits = sorted({each["provenance"]["commit"] for each in parts})
-    hours = sum(each["seconds"] for each in parts) / 3600
-    cells = [f"`{name}`", f"{len(digits):,}", str(share(digits >= 1)), str(share(digits >= 2)), ", ".join(verdicts)]
-    cells += [", ".join(weakening) or "-", str(alone), f"{hours:.1f}", ", ".join(commits)]
+    clean, robust = Estimate.from_json(found["clean"]), Estimate.from_json(found["robust"][0])
+    cells = [f"`{name}`", f"{clean.n:,}", str(clean), str(robust), found["verdicts"][0], ", ".join(weakening) or "-"]
+    cells += [str(found["only_without_gradients"][0]), f"{found['seconds'] / 3600:.1f}", ", ".join(commits)]
     return f"| {' | '.join(cells)} |"
 
 
-def page(parts: int) -> str:
+def results(parts: int) -> dict[str, list[dict[str, Any]]]:
+    """The finished parts of every model that has some."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in pretrained_names():
+        weights = fingerprint(open_model(name).model)
+        held = [each for part in range(parts) if (each := finished(name, part, weights)) is not None]
+        if held:
+            found[name] = held
+    return found
+
+
+def sums(known: dict[str, list[dict[str, Any]]], parts: int) -> dict[str, Any]:
+    """For each model with all its parts, their sum, as a table that tools/merge_benchmark.py reads."""
+    return {
+        "rows": [
+            {
+                "model": name,
+                "training": {"fingerprint": held[0]["fingerprint"]},
+                "measures": [MEASURE.as_json() | together(held)],
+            }
+            for name, held in known.items()
+            if len(held) == parts
+        ]
+    }
+
+
+def page(known: dict[str, list[dict[str, Any]]]) -> str:
     """The results in Markdown."""
-    heads = ["Model", "Images so far", "Clean", f"Robust {EPS:g}", "Verdict of each part", "Weakened by"]
+    heads = ["Model", "Images so far", "Clean", f"Robust {EPS:g}", "Verdict", "Weakened by"]
     heads += ["By Square alone", "Hours of one core", "Commit"]
     lines = [
         "# Pretrained models on all test images, in parts",
@@ -85,12 +134,14 @@ def page(parts: int) -> str:
         f"| {' | '.join(heads)} |",
         f"|{'---|' * len(heads)}",
     ]
-    for name in pretrained_names():
-        weights = fingerprint(open_model(name).model)
-        found = [each for part in range(parts) if (each := finished(name, part, weights)) is not None]
-        if found:
-            lines.append(row(name, found))
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *(row(name, held) for name, held in known.items()), ""])
+
+
+def write(parts: int) -> None:
+    """Write whole.md, and whole.json."""
+    known = results(parts)
+    write_text(PAGE, page(known))
+    write_json(SUMS, sums(known, parts))
 
 
 def main() -> None:
@@ -113,7 +164,7 @@ def main() -> None:
         if finished(given.model, part, weights) is None:
             result = compute(given.model, part, model, test[part * SIZE : (part + 1) * SIZE])
             write_text(path_of(given.model, part), json.dumps(result, indent=1) + "\n")
-        write_text(PAGE, page(parts))
+        write(parts)
 
 
 if __name__ == "__main__":
