@@ -82,6 +82,14 @@ def test_pieces_of_another_study_are_refused(tmp_path: Path) -> None:
         Pieces(tmp_path / "other", STUDY, is_kept)
 
 
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_a_damaged_description_of_the_study_is_named(tmp_path: Path, content: str) -> None:
+    pieces = _computed(tmp_path)
+    (pieces.root / "study.json").write_text(content)
+    with pytest.raises(StoreError, match=r"study\.json"):
+        Pieces(pieces.root, STUDY, is_kept)
+
+
 def test_the_store_comes_before_the_pieces(tmp_path: Path) -> None:
     pieces, store = _computed(tmp_path), Store(tmp_path / "old")
     plan = make_plan([TRAIN, CURVE], ["E2/fgsm/ce"], PRODUCERS, store, "cpu", pieces)

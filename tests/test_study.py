@@ -471,6 +471,43 @@ def test_a_report_of_what_is_finished_so_far(tmp_path: Path, run: Run) -> None:
     }
 
 
+@pytest.mark.integration
+@pytest.mark.usefixtures("tiny")
+def test_pieces_are_of_one_training_and_one_precision(tmp_path: Path, run: Run) -> None:
+    """A model is trained again where its weights are needed; if it is another one, nothing is measured of it."""
+    pieces, measured = tmp_path / "pieces", "E2_fgsm_ce"
+    of = ("--scale", "smoke", "--only", "E2", "--pieces", pieces)
+    study = ("study", *of, "--no-report", "--workers", "1", "--device", "cpu")
+    code, _, err = run(*study, "--precision", "float32", "--store", tmp_path / "first")
+    assert code == 0, err
+    trained = pieces / "E1_train" / "artifact.json"
+    before, facts = trained.read_bytes(), json.loads(trained.read_text())
+    assert facts["result"]["fingerprints"].keys() == facts["result"]["versions"].keys()
+
+    shutil.rmtree(pieces / measured)
+    code, _, err = run(*study, "--store", tmp_path / "second")  # the precision is that of the pieces
+    assert code == 0, err
+    assert {each.facts["name"] for each in Store(tmp_path / "second").artifacts()} >= {"E1/train"}
+    assert (pieces / measured).is_dir()
+    assert trained.read_bytes() == before
+
+    shutil.rmtree(pieces / measured)
+    facts["result"]["fingerprints"]["best"] = "another"
+    trained.write_text(json.dumps(facts))
+    for _ in range(2):  # also where the other training lies in the store
+        code, out, err = run(*study, "--store", tmp_path / "third")
+        assert (code, out) == (2, "")
+        assert "E1/train was trained again, since missing measurements need its weights, and it has other" in err
+        assert f"PyTorch {facts['provenance']['libraries']['torch']}" in err
+        assert not (pieces / measured).exists()
+
+    code, _, err = run(*study, "--precision", "bfloat16", "--store", tmp_path / "third")
+    assert code == 2
+    assert "has the pieces of the study with dataset digits, precision float32, scale smoke, seed 0, not of" in err
+    code, out, err = run("report", *of, "--store", tmp_path / "none", "--out", tmp_path / "report")
+    assert code == 0, err
+
+
 SETUPS = [
     Setup(scale=scale, dataset=name, train_size=train, test_size=test, seed=0)
     for scale in SCALES.values()

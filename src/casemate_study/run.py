@@ -8,7 +8,7 @@ from typing import final
 
 from casemate import data
 from casemate.engine import Artifact, Context, Engine, OnArtifact, Pieces, Plan, Store, Task, make_plan, run_plan
-from casemate.errors import CasemateWarning
+from casemate.errors import CasemateWarning, StoreError
 from casemate.progress import Observer
 from casemate.timing import GRADIENT_COST, StepCost, TrainPrecision
 from casemate_study.experiments.catalogue import choose_experiments, tasks_of
@@ -16,6 +16,7 @@ from casemate_study.experiments.scales import scale_by_name
 from casemate_study.experiments.specs import Setup
 from casemate_study.experiments.undefended import Experiment
 from casemate_study.tasks.registry import PRODUCERS
+from casemate_study.tasks.training import FINGERPRINTS
 
 
 @final
@@ -76,7 +77,7 @@ def plan_study(
     )
     tasks, wanted = tasks_of(experiments, setup)
     artifacts = Store(store, observer=observer)
-    identity = {"scale": size.name, "dataset": images.name, "seed": seed}
+    identity = {"scale": size.name, "dataset": images.name, "seed": seed, "precision": precision}
     kept = None if pieces is None else Pieces(pieces, identity, is_kept)
     plan = make_plan(tasks, wanted, PRODUCERS, artifacts, device, kept, to_run=to_run)
     return PlannedStudy(
@@ -118,8 +119,13 @@ def run_study(
     """
 
     def keep(name: str, artifact: Artifact) -> None:
-        if study.pieces is not None and artifact.facts["kind"] not in _NOT_IN_PIECES:
+        if study.pieces is None or artifact.facts["kind"] in _NOT_IN_PIECES:
+            return
+        old = study.pieces.find(name)
+        if old is None or FINGERPRINTS not in old.result:
             study.pieces.add(name, artifact)
+        elif old.result[FINGERPRINTS] != artifact.result[FINGERPRINTS]:
+            raise StoreError(_other_weights(name, old, study.pieces.root))
 
     def finished(name: str, artifact: Artifact) -> None:
         keep(name, artifact)
@@ -132,6 +138,18 @@ def run_study(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CasemateWarning)  # the study's tables report what they warn of
         return run_plan(study.plan, PRODUCERS, study.store, context, engine=engine, on_artifact=finished)
+
+
+def _other_weights(name: str, old: Artifact, pieces: Path) -> str:
+    """The error about a model that was trained again and has other weights than those that pieces were measured on."""
+    made = old.facts["provenance"]
+    return (
+        f"{name} was trained again, since missing measurements need its weights, and it has other weights than the one "
+        f"that the pieces in {pieces} were measured on. That was trained at commit {made['commit']} by PyTorch "
+        f"{made['libraries']['torch']} on a processor {made['processor']} with {made['instruction_set']}, threads: "
+        f"{made['threads']}. Train it there, or delete the pieces of this model and of those trained from it, to "
+        "measure them again"
+    )
 
 
 def task_seconds(task: Task, cost: StepCost) -> float:

@@ -5,6 +5,7 @@ These names are provisional.
 
 from casemate.engine.code_version import code_version as code_version
 from casemate.engine.pieces import Pieces as Pieces
+from casemate.engine.pieces import study_of as study_of
 from casemate.engine.plan import Plan as Plan
 from casemate.engine.plan import is_current as is_current
 from casemate.engine.plan import make_plan as make_plan

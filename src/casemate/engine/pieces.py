@@ -35,12 +35,11 @@ class Pieces:
     def __init__(self, root: Path, study: Mapping[str, Any], kept: Callable[[str, str], bool]) -> None:
         self.root: Path = Path(root)
         self._study, self._kept = dict(study), kept
-        file = self.root / _STUDY
-        if not file.exists():
+        found = study_of(self.root)
+        if found is None:
             if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
                 raise SettingError(f"{self.root} has no {_STUDY}, so it is no folder of pieces; choose another one")
             return
-        found = read_json(file, StoreError)
         if found != self._study:
             raise SettingError(f"{self.root} has the pieces of {_words(found)}, not of {_words(study)}; choose another")
 
@@ -79,7 +78,16 @@ class Pieces:
         return self.root / name.replace("/", "_")
 
 
-def _words(study: Any) -> str:
-    if not isinstance(study, Mapping):
-        return "something else"
-    return "the study with " + ", ".join(f"{name} {value}" for name, value in study.items())
+def study_of(root: Path) -> Mapping[str, Any] | None:
+    """What the pieces in the folder `root` belong to (see `Pieces`); None if it has none. Raises `StoreError`."""
+    file = root / _STUDY
+    if not file.exists():
+        return None
+    found = read_json(file, StoreError)
+    if not isinstance(found, dict):
+        raise StoreError(f"{file} is damaged; restore it, or choose another folder of pieces")
+    return found
+
+
+def _words(study: Mapping[str, Any]) -> str:
+    return "the study with " + ", ".join(f"{name} {value}" for name, value in sorted(study.items()))

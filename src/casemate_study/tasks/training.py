@@ -9,8 +9,12 @@ from torch import nn
 from casemate import data
 from casemate.data import make_augmentation
 from casemate.engine import Artifact, Context
+from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.training import CrossEntropy, TrainConfig, TrainResult, Weights, fit
+
+FINGERPRINTS = "fingerprints"
+"""Where the result of a training has the fingerprint of the weights of each version."""
 
 
 def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:
@@ -79,8 +83,8 @@ def save_versions(trained: TrainResult, config: dict[str, Any], folder: Path) ->
     """Write the weights of a training into `folder`: final.safetensors, best.safetensors (lowest validation loss) and
     those of each kept epoch, epoch-NNN.safetensors, each with a sidecar file of metadata.
 
-    Returns what the task's artifact states, as JSON: history, best epoch, epoch of early stopping, epoch by version,
-    and number of parameters.
+    Returns what the task's artifact states, as JSON: history, best epoch, epoch of early stopping, epoch and
+    fingerprint of the weights by version, and number of parameters.
     """
     versions: dict[str, tuple[int, Weights | None]] = {
         "final": (trained.epoch, None),
@@ -88,29 +92,30 @@ def save_versions(trained: TrainResult, config: dict[str, Any], folder: Path) ->
     }
     versions |= {f"epoch-{epoch:03d}": (epoch, weights) for epoch, weights in trained.kept.items()}
     final = {name: tensor.cpu().clone() for name, tensor in trained.model.state_dict().items()}
+    fingerprints: dict[str, str] = {}
     for name, (epoch, weights) in versions.items():
-        _save_version(
-            trained.model.cpu(), final if weights is None else weights, name, epoch, trained.history, config, folder
-        )
+        model = trained.model.cpu()
+        model.load_state_dict(final if weights is None else weights)
+        fingerprints[name] = fingerprint(model)
+        _save_version(model, name, epoch, trained.history, config, folder)
     return {
         "history": trained.history,
         "best_epoch": trained.best_epoch,
         "stopped_at": trained.stopped_at,
         "versions": {name: epoch for name, (epoch, _) in versions.items()},
+        FINGERPRINTS: fingerprints,
         "parameters": sum(p.numel() for p in trained.model.parameters()),
     }
 
 
 def _save_version(
     model: Classifier,
-    weights: Weights,
     name: str,
     epoch: int,
     history: list[dict[str, Any]],
     config: dict[str, Any],
     folder: Path,
 ) -> None:
-    model.load_state_dict(weights)
     row = history[epoch - 1]
     description = ModelMetadata(
         architecture=config["architecture"],

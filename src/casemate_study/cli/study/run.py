@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from casemate.engine import Artifact, Engine, Processes, Store
+from casemate.engine import Artifact, Engine, Processes, Store, study_of
 from casemate.errors import CasemateError, StoreError, is_interruption
 from casemate.files import read_json, write_json
 from casemate.memory import memory_of_machine, processors
@@ -58,11 +58,14 @@ def plan(selection: Selection, device: str, observer: Observer, *, to_run: bool 
 def _precision(selection: Selection, device: str) -> TrainPrecision:
     """The precision of training steps that the options select.
 
-    For "auto" it is measured once for each kind of processor and release of PyTorch, and remembered in the store, since
-    artifacts computed in another precision have other keys.
+    "auto" is that of the pieces, if there are any. Else it is measured once for each kind of processor and release of
+    PyTorch, and remembered in the store, since artifacts computed in another precision have other keys.
     """
     if selection.precision != "auto":
         return selection.precision
+    held = None if selection.pieces is None else study_of(selection.pieces)
+    if held is not None and held.get("precision") in get_args(TrainPrecision):
+        return held["precision"]
     if device != "cpu":
         return "float32"
     store = Store(selection.store)

@@ -34,8 +34,8 @@ class Selection:
     """Only these experiments, and of others the tasks that they need."""
     seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of training steps: auto is bfloat16 where this machine multiplies much faster in it, and was so when
-    the store was first used on it. Attacks use float32."""
+    """Precision of training steps: auto is that of --pieces, if there are any, else bfloat16 where this machine
+    multiplies much faster in it, and was so when the store was first used on it. Attacks use float32."""
     data_dir: DataDir = None
     store: StoreFolder = None
     pieces: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")] = None
