@@ -532,6 +532,11 @@ class _NoWeights(nn.Module):
             "a label 5 in the training images, but the model has 3",
         ),
         ({"test": (TEST.pixels, TEST.labels + 1)}, ShapeError, "a label 3 in the test images"),
+        (
+            {"train": (TRAIN.pixels, TRAIN.labels - 1), "recipe": "virtual-adversarial"},
+            ShapeError,
+            r"training images without labels \(-1\); expected a label for each",
+        ),
         ({"validation": TEST[:9]}, SettingError, "9 validation images; expected at least 10"),
         ({"test": _colour(60, 4)}, ShapeError, r"test images of shape \(3, 8, 8\), but the model expects \(1, 8, 8\)"),
         ({"eps": 8}, SettingError, "For 8 grey levels of 255 write 8/255"),

@@ -8,9 +8,13 @@ from casemate.benchmark.table import benchmark_rows
 from casemate.rng import torch_forked
 from casemate.training import training_seconds
 
+MEASURING_AT_MOST = (
+    "Measuring is timed as if no image were fooled or proven robust; where many are, it takes a small part of that"
+)
+
 
 def benchmark_seconds(plan: BenchmarkPlan, out: Path | None = None) -> dict[str, float]:
-    """Estimated seconds by step: trainings from a timed step, evaluations at most (as if no image were ever fooled).
+    """Estimated seconds by step: trainings from a timed step, measurements at most (`MEASURING_AT_MOST`).
 
     Args:
         plan: of the benchmark.

@@ -43,6 +43,8 @@ from casemate.units import eps_with_share
 
 SAMPLE = 200
 """Number of certified images that are attacked all the same, if it is not given."""
+_CALLER = "the caller"
+"""The method of a certificate that was passed as `claimed`."""
 
 
 @final
@@ -80,7 +82,7 @@ class CertifiedEvaluation:
     attacks: dict[str, dict[str, Any]]
     """The attacks with their settings, by name, in the order in which they are run."""
     certificate_seconds: float
-    """How long the bounds took."""
+    """How long the bounds took; 0 for a certificate of the caller's, of which none are computed."""
     seconds: float
     """How long bounds and attacks took."""
 
@@ -132,8 +134,11 @@ class CertifiedEvaluation:
 
     @property
     def spared(self) -> list[int]:
-        """Number of images at each eps that were not attacked there, since a certificate proves them robust."""
-        return (self.certified & ~self.attacked).sum(0).tolist()
+        """Number of images at each eps that were not attacked there, since a certificate proves them robust.
+
+        Of a certificate of the caller's there are none: all images are attacked until an attack fools them.
+        """
+        return (self.certified & ~self.attacked & self.robust).sum(0).tolist()
 
     @property
     def fooled_certified(self) -> dict[int, str]:
@@ -198,6 +203,8 @@ class CertifiedEvaluation:
     @property
     def time_sentence(self) -> str:
         """One sentence: how long bounds and attacks took."""
+        if self.method == _CALLER:
+            return f"Attacks took {duration(self.seconds)}."
         attacks = f", attacks {duration(self.seconds - self.certificate_seconds)}" if self.has_attacks else ""
         return f"Bounds took {duration(self.certificate_seconds)}{attacks}."
 
@@ -403,7 +410,7 @@ def evaluate_certified(
             certified, clean = np.array(claimed, dtype=bool), evaluate_clean(model, given, observer=observer).correct
             resumed = 0.0
         certified &= clean[:, None]  # of a misclassified image nothing is proven that counts
-        took = time.perf_counter() - start + resumed
+        took = time.perf_counter() - start + resumed if claimed is None else 0.0
         begin = np.zeros(len(given), dtype=np.int64) if claimed is not None else certified.sum(1)
         if claimed is None:
             begin[_sampled(begin > 0, sample, derive(seed, "certified"))] -= 1
@@ -434,7 +441,7 @@ def evaluate_certified(
     return CertifiedEvaluation(
         values=values,
         norm=norm,
-        method=method if claimed is None else "the caller",
+        method=method if claimed is None else _CALLER,
         budget=budget,
         sample=sample,
         seed=seed,

@@ -6,7 +6,7 @@ from math import prod
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from casemate.data import LabelledImages, to_float
+from casemate.data import UNLABELLED, LabelledImages, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.models import Classifier, check_part
 from casemate.norms import Ball
@@ -33,6 +33,11 @@ def check_subject(model: Classifier, ball: Ball, parts: dict[str, LabelledImages
         if seen != tuple(model.input_shape):
             raise ShapeError(f"{part} images of shape {seen}, but the model expects {tuple(model.input_shape)}")
         check_part(images.pixels, model.bounds, part)
+        if (images.labels == UNLABELLED).any():
+            raise ShapeError(
+                f"{part} images without labels ({UNLABELLED}); expected a label for each, as the control needs them. "
+                "`casemate train --unlabelled` and `Recipe.fit` train on such images"
+            )
         outside = images.labels[(images.labels < 0) | (images.labels >= len(model.classes))]
         if len(outside):
             raise ShapeError(

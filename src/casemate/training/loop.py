@@ -307,8 +307,11 @@ def _check(model: Classifier, images: LabelledImages, part: str, *, least: int, 
     known = images.labels[images.labels != UNLABELLED] if unlabelled else images.labels
     outside = known[(known < 0) | (known >= len(model.classes))]
     if len(outside):
+        wrong = int(outside[0])
+        without = ": only objectives that learn without labels, such as VirtualAdversarial, train on such images"
         raise ShapeError(
-            f"a label {int(outside[0])} in the {part} images; expected labels from 0 to {len(model.classes) - 1}"
+            f"a label {wrong} in the {part} images; expected labels from 0 to {len(model.classes) - 1}"
+            f"{without if wrong == UNLABELLED else ''}"
         )
 
 

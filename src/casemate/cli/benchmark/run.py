@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from casemate import data
-from casemate.benchmark import BenchmarkPlan, BenchmarkRow, benchmark_seconds, plan_benchmark, run_benchmark
+from casemate.benchmark import (
+    MEASURING_AT_MOST,
+    BenchmarkPlan,
+    BenchmarkRow,
+    benchmark_seconds,
+    plan_benchmark,
+    run_benchmark,
+)
 from casemate.cli.benchmark.request import BenchmarkRequest
 from casemate.cli.shared import console
 from casemate.norms import parse_eps
@@ -39,8 +46,8 @@ def run(plan: BenchmarkPlan, out: Path, device: str, observer: Observer) -> list
     """Run the benchmark, or what is left of it; its table is written after every step. Raises `CasemateError`."""
     if seconds := sum(seconds_by_step(plan, out, observer).values()):
         observer.message(
-            f"What is left takes about {console.duration(seconds)} on this machine, less where attacks succeed; "
-            "an unfinished training counts whole."
+            f"What is left takes about {console.duration(seconds)} on this machine; an unfinished training counts "
+            f"whole. {MEASURING_AT_MOST}."
         )
     return run_benchmark(
         plan, out, device=device, observer=observer, finished=lambda rows: write_benchmark(out, plan, rows)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from casemate.benchmark import BenchmarkPlan, BenchmarkRow, Entry
+from casemate.benchmark import MEASURING_AT_MOST, BenchmarkPlan, BenchmarkRow, Entry
 from casemate.cli.shared import console
 from casemate.documents import BENCHMARK
 from casemate.report.benchmark import as_document, columns_of
@@ -32,6 +32,7 @@ def show_benchmark_plan(plan: BenchmarkPlan, seconds: Mapping[str, float], *, as
         return
     times = console.seconds_table(seconds, "About")
     console.show(console.settings_table(plan.about(), "Would be trained and measured"), times)
+    console.show_line(f"{MEASURING_AT_MOST}.")
 
 
 def show(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], folder: Path, *, as_json: bool) -> None:
