@@ -3,11 +3,13 @@
 import json
 from copy import deepcopy
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from casemate.data import Dataset, LabelledImages
 from casemate.models import pretrained_file
 from scripts import imported
 
@@ -23,10 +25,25 @@ def whole() -> ModuleType:
     return imported("benchmarks/pretrained/whole.py")
 
 
-@pytest.fixture(scope="module")
-def merge() -> ModuleType:
-    """`tools/merge_benchmark.py`, as a module."""
-    return imported("tools/merge_benchmark.py")
+def blank(count: int) -> LabelledImages:
+    """As many images as a part of Fashion-MNIST has, of one pixel: the table depends on their number alone."""
+    return LabelledImages(pixels=torch.zeros(count, 1, 1, 1, dtype=torch.uint8), labels=torch.arange(count) % 10)
+
+
+@pytest.fixture
+def merge(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`tools/merge_benchmark.py`, as a module that needs no images."""
+    images = Dataset(
+        name="fashion-mnist",
+        title="Fashion-MNIST",
+        classes=tuple("0123456789"),
+        train=blank(60_000),
+        test=blank(10_000),
+        origin="the test",
+    )
+    module = imported("tools/merge_benchmark.py")
+    monkeypatch.setattr(module, "data", SimpleNamespace(load={"fashion-mnist": images}.__getitem__))
+    return module
 
 
 @pytest.fixture

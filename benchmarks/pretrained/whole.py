@@ -19,7 +19,7 @@ from casemate.benchmark.measures import Attacked, accuracies
 from casemate.data import LabelledImages
 from casemate.evaluation import Estimate, share
 from casemate.evaluation.fingerprints import fingerprint
-from casemate.evaluation.verdict import CONVENTION
+from casemate.evaluation.verdict import CONVENTION, UNTRUSTED
 from casemate.files import cache_folder, write_json, write_text
 from casemate.models import Classifier, open_model, pretrained_names
 from casemate.provenance import surroundings
@@ -72,7 +72,7 @@ def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
     is_void = any(finding["severity"] == "voids" for finding in findings)
     return {
         **accuracies(clean, robust[:, None]),
-        "verdicts": ["not to be trusted" if is_void else " or ".join(grades)],
+        "verdicts": [UNTRUSTED if is_void else " or ".join(grades)],
         "findings": [each for number, each in enumerate(findings) if each not in findings[:number]],
         "first_to_fool": {
             attack: sum(each["first_to_fool"][attack] for each in parts) for attack in parts[0]["first_to_fool"]

@@ -121,7 +121,7 @@ def run_study(
     def keep(name: str, artifact: Artifact) -> None:
         if study.pieces is None or artifact.facts["kind"] in _NOT_IN_PIECES:
             return
-        old = study.pieces.find(name)
+        old = study.pieces.find(name) if FINGERPRINTS in artifact.result else None
         if old is None or FINGERPRINTS not in old.result:
             study.pieces.add(name, artifact)
         elif old.result[FINGERPRINTS] != artifact.result[FINGERPRINTS]:
