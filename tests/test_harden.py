@@ -749,6 +749,17 @@ def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:
     assert planned["training"]["epochs"] == FINE_TUNING.epochs
     assert planned["training"]["optimizer"] == "sgd"
     assert "set aside from the images given" in planned["notes"][0]
+    assert (planned["training"]["ema"], planned["training"]["swa_start"]) == (FINE_TUNING.ema, None)
+
+
+def test_an_even_average_replaces_the_moving_one(run: Run, mine: str) -> None:
+    code, shown, err = run("harden", mine, *COMMAND, "--swa-start", 0.5, "--dry-run", "--json")
+    assert code == 0, err
+    planned = json.loads(shown)["training"]
+    assert (planned["ema"], planned["swa_start"]) == (None, 0.5)
+    code, _, err = run("harden", mine, *COMMAND, "--swa-start", 0.5, "--ema", 0.9, "--dry-run")
+    assert code == 2
+    assert "ema and swa_start" in err
 
 
 @pytest.mark.integration

@@ -19,7 +19,7 @@ from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.hardening import FINE_TUNING
 from casemate.training import TrainConfig
 
-_NO_OPTIONS = {"seed", "patience", "continue_after_stop", "save_epochs", "monitor", "keep_best", "guard", "swa_start"}
+_NO_OPTIONS = {"seed", "patience", "continue_after_stop", "save_epochs", "monitor", "keep_best", "guard"}
 """Fields of `TrainConfig` that are no options here: the epoch is chosen in another way, and --seed is shared."""
 
 
@@ -52,7 +52,7 @@ class AbstractHardenCommand:
             device, _ = self.machine.set_up(observer)
             from casemate.cli.harden import run, show
 
-            settings = TrainConfig(**chosen_settings(self.training))
+            settings = _fine_tuning(self.training)
             plan = run.prepare(self.hardening, self.images, self.reading, settings, device, observer)
             if self.dry_run:
                 display = partial(show.show_harden_plan, plan, run.estimate_steps(plan, observer))
@@ -76,6 +76,14 @@ class AbstractHardenCommand:
 def parse(argv: Sequence[str]) -> AbstractHardenCommand:
     """The command `casemate harden` with its options, parsed from `argv`, the arguments after the command's name."""
     return parsing.parse(_command(), "casemate harden", command.__doc__ or "", argv)
+
+
+def _fine_tuning(options: Any) -> TrainConfig:
+    """The settings of the training; --swa-start replaces the moving average that is there by default."""
+    chosen = chosen_settings(options)
+    if chosen["swa_start"] is not None and chosen["ema"] == FINE_TUNING.ema:
+        chosen["ema"] = None
+    return TrainConfig(**chosen)
 
 
 def _command() -> type[AbstractHardenCommand]:
