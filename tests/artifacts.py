@@ -343,9 +343,11 @@ class Shelf:
         }
         return self.artifact(task, result)
 
-    def pictures(self, task: Task, changed: Mapping[str, float], count: int = 2) -> Artifact:
-        """Images before and after attacks, whose upper half is black: `changed` is the share of it that they change."""
-        clean = np.full((count, 20, 20), 0.5, dtype=np.float32)
+    def pictures(self, task: Task, changed: Mapping[str, float], count: int = 2, grey: float = 0.5) -> Artifact:
+        """Images before and after attacks, whose upper half is black and whose lower half `grey`: `changed` is the
+        share of the upper half that they change.
+        """
+        clean = np.full((count, 20, 20), grey, dtype=np.float32)
         clean[:, :10] = 0
         images = {"clean": clean}
         for title, portion in changed.items():

@@ -22,7 +22,7 @@ from casemate_study.claims.rules import (
 )
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
+from casemate_study.experiments.undefended import E3_PICTURED_EPS, E4_STEP_SIZES, e4_prefix
 from casemate_study.results.independent import plus_constant
 from casemate_study.results.paired import (
     Compare,
@@ -41,6 +41,8 @@ RAPID = 0.2
 """The smallest loss of accuracy within the first 25 iterations of BIM, as a fraction, that counts as a rapid drop."""
 UNTOUCHED = 0.01
 """The share of black pixels below which changes leave the background alone."""
+OFTEN = 0.5
+"""The smallest share of the pixels of garments that counts as often."""
 TOUCHED = 0.1
 """The smallest share of black pixels that counts as changing the background too."""
 
@@ -250,6 +252,24 @@ def background(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     text = "; ".join(f"{name} changes {percent(share)} of the black pixels" for name, share in shares.items())
     return RuleResult("holds" if ball < UNTOUCHED else "does not hold", f"{text} ({count}).")
+
+
+def lower_boundary(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if the lower boundary of clip ball lies above 0 for half or more of the pixels that are not black, in
+    the few images of E3's pictures at their eps. For a black pixel it cannot.
+    """
+    artifact = evidence.artifacts.get("E3/pictures")
+    if artifact is None:
+        return NOTHING
+    clean = artifact.arrays("images.safetensors", ["clean"])["clean"]
+    garment = clean[clean > 0]
+    above = int((garment > E3_PICTURED_EPS).sum())
+    text = (
+        f"At eps {E3_PICTURED_EPS:g} it lies above 0 for {above:,} of {garment.size:,} pixels that are not black, and "
+        f"for none of the {clean.size - garment.size:,} black ones, which the ball lets grow to eps ({len(clean)} "
+        "images)."
+    )
+    return RuleResult("holds" if above >= OFTEN * garment.size else "does not hold", text)
 
 
 def background_too(evidence: ClaimEvidence) -> RuleResult:

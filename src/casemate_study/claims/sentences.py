@@ -58,6 +58,12 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E3",
         "5",
+        "At a small eps the lower boundary of clip ball is often above 0 (here: on the garment).",
+        attacks.lower_boundary,
+    ),
+    (
+        "E3",
+        "5",
         "With the clip range of FGSM the changes reach the black background too.",
         attacks.background_too,
     ),
@@ -174,6 +180,12 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
         "3.5.3",
         "The adjusted student keeps the accuracy of the teacher.",
         distillation.keeps_accuracy,
+    ),
+    (
+        "E10",
+        "3.5.3",
+        "The adjusted student is as fast as the teacher (here: in training).",
+        training.keeps_speed,
     ),
     (
         "E10",

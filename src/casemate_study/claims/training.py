@@ -1,5 +1,6 @@
 """The rules that judge the paper's claims about trainings: over-fitting, under-fitting, size and time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -31,6 +32,8 @@ RISE = 0.05
 of two such rises."""
 SPEED = 0.2
 """The largest deviation from the paper's ratio of two times, as a fraction of it, that counts as the same ratio."""
+SLOWER = 1.1
+"""The largest ratio of a student's time per epoch to its teacher's at which the speed counts as kept."""
 
 
 def under_fits(evidence: ClaimEvidence) -> RuleResult:
@@ -250,12 +253,11 @@ def wider_and_deeper(evidence: ClaimEvidence) -> RuleResult:
     return RuleResult(found.verdict, text)
 
 
-def _epoch_time(evidence: ClaimEvidence, experiment: str, seconds: paper.Statement) -> RuleResult:
-    """Rule: holds if for every student of the experiment the seconds per epoch, divided by those of E1, the teacher at
-    temperature 1, lie within a fifth of the paper's `seconds` divided by its seconds for the teacher
-    (`at_all_temperatures`). They are seconds of the processor where both trainings have them, else wall-clock seconds.
+def _epoch_time(evidence: ClaimEvidence, experiment: str, judge: Callable[[Estimate], ClaimVerdict]) -> RuleResult:
+    """Apply `judge` to the seconds per epoch of every student of the experiment, divided by those of E1, the teacher at
+    temperature 1 (`at_all_temperatures`). They are seconds of the processor where both trainings have them, else
+    wall-clock seconds.
     """
-    stated = seconds.value / paper.TEACHER_SECONDS.value
     e1 = evidence.models.get("E1")
     teacher = None if e1 is None else e1.training
     parts: dict[str, dict[str, RuleResult]] = {}
@@ -265,10 +267,21 @@ def _epoch_time(evidence: ClaimEvidence, experiment: str, seconds: paper.Stateme
             continue
         pair, clock = _seconds(student, teacher)
         ratio = ratio_of(*pair)
-        inside = abs(ratio.value - stated) <= SPEED * stated
         text = f"{ratio:.2fn} times the teacher's {clock} (n in epochs)."
-        parts[name] = {"": RuleResult("holds" if inside else "does not hold", text)}
-    found = at_all_temperatures(parts)
+        parts[name] = {"": RuleResult(judge(ratio), text)}
+    return at_all_temperatures(parts)
+
+
+def _time_of_the_paper(evidence: ClaimEvidence, experiment: str, seconds: paper.Statement) -> RuleResult:
+    """Rule: holds if every ratio of `_epoch_time` lies within a fifth of the paper's `seconds` divided by its seconds
+    for the teacher.
+    """
+    stated = seconds.value / paper.TEACHER_SECONDS.value
+    found = _epoch_time(
+        evidence,
+        experiment,
+        lambda ratio: "holds" if abs(ratio.value - stated) <= SPEED * stated else "does not hold",
+    )
     if found is NOTHING:
         return NOTHING
     return RuleResult(found.verdict, f"The paper: {stated:.2f} times the teacher's. {found.text}")
@@ -285,13 +298,25 @@ def _seconds(*trainings: StoredTraining) -> tuple[list[Estimate], str]:
 
 def epoch_time(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if for every student of E9 the seconds per epoch, divided by those of E1, the teacher at temperature
-    1, lie within a fifth of the paper's 1.25 (`_epoch_time`).
+    1, lie within a fifth of the paper's 1.25 (`_time_of_the_paper`).
     """
-    return _epoch_time(evidence, "E9", paper.STUDENT_SECONDS)
+    return _time_of_the_paper(evidence, "E9", paper.STUDENT_SECONDS)
 
 
 def adjusted_epoch_time(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if for every student of E10 (the network of appendix B) the seconds per epoch, divided by those of
-    E1, the teacher at temperature 1, lie within a fifth of the paper's 1.5 (`_epoch_time`).
+    E1, the teacher at temperature 1, lie within a fifth of the paper's 1.5 (`_time_of_the_paper`).
     """
-    return _epoch_time(evidence, "E10", paper.ADJUSTED_SECONDS)
+    return _time_of_the_paper(evidence, "E10", paper.ADJUSTED_SECONDS)
+
+
+def keeps_speed(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if for every student of E10 (the network of appendix B) the seconds per epoch are at most 1.1 times
+    those of E1, the teacher at temperature 1, by the whole interval of the ratio; does not hold if all of it is larger;
+    else no difference shown (`_epoch_time`). The text gives the paper's own ratio.
+    """
+    found = _epoch_time(evidence, "E10", lambda ratio: by_interval(plus_constant(ratio, -SLOWER), -1))
+    if found is NOTHING:
+        return NOTHING
+    stated = paper.ADJUSTED_SECONDS.value / paper.TEACHER_SECONDS.value
+    return RuleResult(found.verdict, f"At most {SLOWER:g} times is kept; the paper itself: {stated:.2f}. {found.text}")

@@ -180,6 +180,8 @@ E3_CLIPPINGS = {
 }
 """The settings of BIM that E3 compares: both clippings (to the eps ball, or only to the pixel range) with equal steps,
 and clip range with 4 steps of eps / 4, which can reach eps as clip ball can."""
+E3_PICTURED_EPS = 0.05
+"""The radius of the attacks in E3's pictures."""
 
 
 def _e3(setup: Setup) -> list[Task]:
@@ -192,7 +194,8 @@ def _e3(setup: Setup) -> list[Task]:
         for name, clipping in E3_CLIPPINGS.items()
         for loss in LOSSES
     ]
-    shown = {f"BIM 0.05, {clip}": attack | {"eps": 0.05, **E3_CLIPPINGS[clip]} for clip in ("range", "ball")}
+    eps = E3_PICTURED_EPS
+    shown = {f"BIM {eps:g}, {clip}": attack | {"eps": eps, **E3_CLIPPINGS[clip]} for clip in ("range", "ball")}
     return [*curves, specs.pictures_task(setup, "E3/pictures", E1.source, shown, count=10)]
 
 
