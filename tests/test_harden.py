@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import casemate
 from casemate.attacks import PGD
-from casemate.data import LabelledImages
+from casemate.data import UNLABELLED, LabelledImages
 from casemate.defenses import AdversarialTraining, Recipe
-from casemate.errors import CasemateError, EvaluationError, ModelError, SettingError, ShapeError
+from casemate.errors import CasemateError, DataError, EvaluationError, ModelError, SettingError, ShapeError
 from casemate.evaluation import Finding, Severity, Verdict, evaluate
 from casemate.evaluation.verdict import verdict_on
 from casemate.hardening import (
@@ -26,6 +26,7 @@ from casemate.hardening import (
     HARDENING_RECIPES,
     ComparedModel,
     Hardened,
+    HardeningPlan,
     harden,
     hardening_recipe,
     hardening_seconds,
@@ -249,6 +250,84 @@ def test_images_are_set_aside_and_notes_say_so(network: nn.Module) -> None:
     (note,) = plan_hardening(network, TRAIN, test=leaked, eps=EPS).parts.notes
     assert note.startswith("7 of the 67 test images are also among the images to train on")
     assert len(plan_hardening(network, TRAIN, test=TEST, images=30, eps=EPS).parts.test) == 30
+
+
+def _plan_unlabelled(network: nn.Module, unlabelled: Any, *recipes: str) -> HardeningPlan:
+    return plan_hardening(
+        network, TRAIN, test=TEST, unlabelled=unlabelled, eps=EPS, recipe=recipes, settings=replace(SHORT, epochs=1)
+    )
+
+
+def test_images_without_labels_are_for_recipes_that_learn_from_them(network: nn.Module) -> None:
+    others = tiny_images(130, 8)
+    plan = _plan_unlabelled(network, others, "trades", "virtual-adversarial")
+    taken = {name: plan.parts.train_of(recipe.objective) for name, recipe in plan.trainings.items()}
+    assert taken["control"] is taken["trades"] is plan.parts.train
+    more = taken["virtual-adversarial"]
+    unknown = more.labels == UNLABELLED
+    assert torch.equal(more.pixels[unknown], others.pixels)
+    assert torch.equal(more.pixels[~unknown], plan.parts.train.pixels)
+    assert torch.equal(more.labels[~unknown], plan.parts.train.labels)
+    about = plan.about()
+    assert (about["train_images"], about["unlabelled_images"]) == (len(plan.parts.train), 130)
+    assert plan.parts.notes == (
+        "of all trainings only virtual-adversarial takes the 130 images without labels, with more steps per epoch than "
+        "the control, trades",
+    )
+    for alike in (others.pixels, others.pixels.numpy(), list(others.pixels)):
+        assert _plan_unlabelled(network, alike, "trades", "virtual-adversarial").about() == about
+    assert set(hardening_seconds(plan)) == {"control", "trades", "virtual-adversarial", "evaluations, at most"}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (tiny_images(9, 8).pixels[:0], SettingError, "no images without labels; expected some, or None instead"),
+        (tiny_images(9, 8).pixels[:, :, :4], ShapeError, "unlabelled images of shape"),
+        (tiny_images(9, 8).pixels.float(), ShapeError, "unlabelled"),
+        (tiny_images(9, 8).pixels[0, 0, 0, 0], DataError, "images of type"),
+        ("photos", DataError, "unlabelled images are"),
+    ],
+)
+def test_images_without_labels_that_do_not_fit_are_errors(
+    network: nn.Module, given: Any, error: type[CasemateError], words: str
+) -> None:
+    with as_installed(), pytest.raises(error, match=words):
+        _plan_unlabelled(network, given, "virtual-adversarial")
+
+
+def test_images_without_labels_for_no_recipe_are_an_error(network: nn.Module) -> None:
+    with pytest.raises(SettingError, match="9 images without labels, but no recipe here learns without labels; ") as no:
+        _plan_unlabelled(network, tiny_images(9, 8), "trades", "mart")
+    takes = "adversarial-regularization, robust-distillation, virtual-adversarial, graph-regularization"
+    assert f"expected one of {takes}, or" in str(no.value)
+
+
+def test_test_images_without_labels_are_leaked_too(network: nn.Module) -> None:
+    first, _ = _plan_unlabelled(network, TEST[:7], "virtual-adversarial").parts.notes
+    assert first.startswith("7 of the 60 test images are also among the images to train on")
+
+
+@pytest.mark.integration
+def test_images_without_labels_change_the_recipe_and_not_the_control(
+    network: nn.Module, cheap: None, tmp_path: Path
+) -> None:
+    plain, more = (
+        run_hardening(_plan_unlabelled(network, each, "virtual-adversarial", "adversarial-training"))
+        for each in (None, tiny_images(130, 8))
+    )
+    assert {name: _same(each, _weights(more)[name]) for name, each in _weights(plain).items()} == {
+        "before": True,
+        "control": True,
+        "virtual-adversarial": False,
+        "adversarial-training": True,
+    }
+    more.report(tmp_path)
+    assert problems(json.loads((tmp_path / "harden.json").read_text())) == []
+    assert (
+        "40 to choose the epoch, 60 to test on; 130 without labels to train on"
+        in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_the_time_of_each_step_is_estimated(network: nn.Module) -> None:
@@ -750,6 +829,21 @@ def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:
     assert planned["training"]["optimizer"] == "sgd"
     assert "set aside from the images given" in planned["notes"][0]
     assert (planned["training"]["ema"], planned["training"]["swa_start"]) == (FINE_TUNING.ema, None)
+
+
+def test_the_command_takes_images_without_labels(run: Run, mine: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "more.npz", images=tiny_images(50, 8).pixels.numpy())
+    more = "--unlabelled", "more.npz", "--dry-run"
+    code, shown, err = run("harden", mine, *COMMAND[:-2], "--recipe", "virtual-adversarial", *more, "--json")
+    assert code == 0, err
+    planned = json.loads(shown)
+    assert problems(planned) == []
+    assert planned["unlabelled_images"] == 50
+    assert "only hardened takes the 50 images without labels" in planned["notes"][0]
+    assert "data_options" not in planned
+    code, _, err = run("harden", mine, *COMMAND, *more)
+    assert code == 2
+    assert "50 images without labels, but no recipe here learns without labels" in err
 
 
 def test_an_even_average_replaces_the_moving_one(run: Run, mine: str) -> None:

@@ -1,13 +1,30 @@
-"""The images of a hardening in three disjoint parts: to train on, to choose the epoch by, and to test on."""
+"""The images of a hardening in three disjoint parts: to train on, to choose the epoch by, and to test on.
+
+Images without labels are a further part, for recipes that learn without labels.
+"""
 
 import hashlib
 from dataclasses import dataclass
 from typing import final
 
-from casemate.data import ImageSource, LabelledImages, as_labelled, split, subset
+import torch
+
+from casemate.data import (
+    UNLABELLED,
+    Array,
+    ImageSource,
+    LabelledImages,
+    StreamedImages,
+    as_labelled,
+    as_tensor,
+    keep_labels,
+    split,
+    subset,
+)
 from casemate.errors import SettingError
 from casemate.rng import derive
 from casemate.settings import at_least
+from casemate.training import Objective, takes_unlabelled
 
 _LEAST = 10
 """Fewest images that choose an epoch, or that a model is tested on."""
@@ -25,16 +42,37 @@ class Parts:
     train: LabelledImages
     validation: LabelledImages
     test: LabelledImages
+    unlabelled: LabelledImages | None = None
+    """Further images to train on, all labelled `UNLABELLED`."""
     notes: tuple[str, ...] = ()
 
     @property
-    def by_use(self) -> dict[str, LabelledImages]:
-        """The three parts by the words for their use."""
+    def labelled(self) -> dict[str, LabelledImages]:
+        """The three parts with labels by the words for their use."""
         return {"training": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def by_use(self) -> dict[str, LabelledImages]:
+        """All parts by the words for their use."""
+        return self.labelled | ({} if self.unlabelled is None else {"unlabelled": self.unlabelled})
+
+    def train_of(self, objective: Objective) -> LabelledImages:
+        """The images that a training by `objective` takes: those without labels too, if it learns from them.
+
+        Those with labels are then repeated, as `casemate.data.keep_labels` does it.
+        """
+        if self.unlabelled is None or not takes_unlabelled(objective):
+            return self.train
+        return keep_labels(self.train, len(self.train), 0, self.unlabelled.pixels)
 
 
 def make_parts(
-    train: ImageSource, validation: ImageSource | None, test: ImageSource | None, images: int | None, seed: int
+    train: ImageSource,
+    validation: ImageSource | None,
+    test: ImageSource | None,
+    unlabelled: Array | LabelledImages | StreamedImages | None,
+    images: int | None,
+    seed: int,
 ) -> Parts:
     """Read the images; set some of the training images aside, stratified by class, for the parts that are not given.
 
@@ -42,6 +80,7 @@ def make_parts(
         train: images to train on.
         validation: images that choose the epoch; None for a fifth of `train`, at most 1,000.
         test: images to evaluate on; None for a fifth of `train`, at most 2,000.
+        unlabelled: further images to train on without labels; labels that they have are not used.
         images: number of test images to use, a stratified sample; None for all.
         seed: of the random choice.
 
@@ -68,14 +107,27 @@ def make_parts(
         _expect_enough(len(chosen), "validation")
     if len(rest) < _LEAST:
         raise SettingError(f"{len(rest)} images to train on; expected at least {_LEAST}: give more")
-    known = _hashes(rest) | _hashes(chosen)
+    others = None if unlabelled is None else _without_labels(unlabelled)
+    known = _hashes(rest) | _hashes(chosen) | (set() if others is None else _hashes(others))
     shared = sum(each in known for each in _hashes_in_order(tested))
     if shared:
         notes.append(
             f"{shared:,} of the {len(tested):,} test images are also among the images to train on or to choose the "
             "epoch by, pixel for pixel: the accuracies after training are too high. Remove them from one of the two"
         )
-    return Parts(train=rest, validation=chosen, test=tested, notes=tuple(notes))
+    return Parts(train=rest, validation=chosen, test=tested, unlabelled=others, notes=tuple(notes))
+
+
+def _without_labels(given: Array | LabelledImages | StreamedImages) -> LabelledImages:
+    """The images, all labelled `UNLABELLED`. Raises `DataError` for what is no images, `SettingError` for none."""
+    if isinstance(given, LabelledImages | StreamedImages):
+        pixels = given.read(slice(None)).pixels
+    else:
+        pixels = as_tensor(given, "unlabelled images")
+    found = LabelledImages(pixels=pixels, labels=torch.full(pixels.shape[:1] or (1,), UNLABELLED))
+    if not len(found):
+        raise SettingError("no images without labels; expected some, or None instead")
+    return found
 
 
 def _set_aside(

@@ -7,19 +7,19 @@ from typing import Any, final
 from torch import nn
 
 from casemate._version import __version__
-from casemate.data import ImageSource
-from casemate.defenses import Recipe, needs_guard
+from casemate.data import Array, ImageSource, LabelledImages, StreamedImages
+from casemate.defenses import RECIPES, Recipe, needs_guard
 from casemate.errors import SettingError, kind_of
 from casemate.evaluation import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.hardening.defaults import DEFAULT_RECIPE, FINE_TUNING, named_recipes
+from casemate.hardening.defaults import DEFAULT_RECIPE, FINE_TUNING, HARDENING_RECIPES, named_recipes
 from casemate.hardening.parts import Parts, make_parts
 from casemate.hardening.result import CONTROL
 from casemate.hardening.selection import SelectedByRobustness
 from casemate.hardening.subject import check_subject
 from casemate.models import Classifier, as_classifier
 from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
-from casemate.training import Objective, TrainConfig
+from casemate.training import Objective, TrainConfig, takes_unlabelled
 
 
 @final
@@ -67,6 +67,7 @@ class HardeningPlan:
             "images": len(self.parts.test),
             "train_images": len(self.parts.train),
             "validation_images": len(self.parts.validation),
+            **({} if self.parts.unlabelled is None else {"unlabelled_images": len(self.parts.unlabelled)}),
             "fingerprint": fingerprint(self.model),
             **{f"{name}_sha256": fingerprint_of_images(each) for name, each in self.parts.by_use.items()},
             "casemate": __version__,
@@ -79,6 +80,7 @@ def plan_hardening(
     validation: ImageSource | None = None,
     *,
     test: ImageSource | None = None,
+    unlabelled: Array | LabelledImages | StreamedImages | None = None,
     eps: float | str,
     norm: str = "linf",
     recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, Recipe] = DEFAULT_RECIPE,
@@ -103,11 +105,13 @@ def plan_hardening(
             raise SettingError(
                 f"{name} = {getattr(settings, name)}; expected {usual}: the epoch is chosen by robust accuracy as it is"
             )
-    parts = make_parts(train, validation, test, images, seed)
+    parts = make_parts(train, validation, test, unlabelled, images, seed)
     check_subject(subject, Ball(eps=radius, norm=measured), parts.by_use)
     recipes = named_recipes(recipe, radius, measured, subject.bounds)
     if len(recipes) == 1:
         recipes = {"hardened": next(iter(recipes.values()))}
+    if parts.unlabelled is not None:
+        parts = replace(parts, notes=(*parts.notes, _use_of_unlabelled(parts, recipes)))
     return HardeningPlan(
         model=subject,
         parts=parts,
@@ -116,6 +120,25 @@ def plan_hardening(
         norm=measured,
         settings=replace(settings, seed=seed),
         budget=budget,
+    )
+
+
+def _use_of_unlabelled(parts: Parts, recipes: Mapping[str, Recipe]) -> str:
+    """A remark on which recipes train on the images without labels. Raises `SettingError` if none does."""
+    taking = [name for name, recipe in recipes.items() if takes_unlabelled(recipe.objective)]
+    count = 0 if parts.unlabelled is None else len(parts.unlabelled)
+    if not taking:
+        kinds = ", ".join(
+            name for name in HARDENING_RECIPES if getattr(RECIPES[name].objective, "takes_unlabelled", False)
+        )
+        raise SettingError(
+            f"{count:,} images without labels, but no recipe here learns without labels; expected one of {kinds}, or "
+            "leave these images out"
+        )
+    others = ["the control", *(name for name in recipes if name not in taking)]
+    return (
+        f"of all trainings only {', '.join(taking)} takes the {count:,} images without labels, with more steps per "
+        f"epoch than {', '.join(others)}"
     )
 
 

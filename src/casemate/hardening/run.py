@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from casemate.data import ImageSource
+from casemate.data import Array, ImageSource, LabelledImages, StreamedImages
 from casemate.defenses import Recipe
 from casemate.devices import as_device
 from casemate.evaluation import Budget, evaluate
@@ -38,6 +38,7 @@ def harden(
     validation: ImageSource | None = None,
     *,
     test: ImageSource | None = None,
+    unlabelled: Array | LabelledImages | StreamedImages | None = None,
     eps: float | str,
     norm: str = "linf",
     recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, Recipe] = DEFAULT_RECIPE,
@@ -60,6 +61,8 @@ def harden(
         train: training images: `LabelledImages`, a pair of images and labels, a DataLoader or a Dataset.
         validation: images that choose the epoch; None to set a fifth of `train` aside.
         test: images for the evaluations; None to set a fifth of `train` aside. They choose nothing.
+        unlabelled: further images to train on, without labels, for recipes that learn without them; labels that they
+            have are not used.
         eps: the radius to harden against, in the unit of the pixels, such as "8/255".
         norm: in which eps is measured: linf, l2, l1 or l0.
         recipe: a name in `HARDENING_RECIPES`, a `Recipe`, or several, each of which makes a model.
@@ -85,6 +88,7 @@ def harden(
         train,
         validation,
         test=test,
+        unlabelled=unlabelled,
         eps=eps,
         norm=norm,
         recipe=recipe,
@@ -194,7 +198,7 @@ def _trained(
     if kept is None:
         found = replace(recipe, objective=plan.selected(recipe.objective)).fit(
             model,
-            plan.parts.train,
+            plan.parts.train_of(recipe.objective),
             plan.parts.validation,
             plan.settings_of(name),
             checkpoint=checkpoint,

@@ -20,7 +20,12 @@ def hardening_seconds(plan: HardeningPlan) -> Mapping[str, float]:
         for name, recipe in plan.trainings.items():
             model, objective = trainable_copy(plan.model), plan.selected(recipe.objective)
             found[name] = training_seconds(
-                model, objective, plan.settings_of(name), parts.train, parts.validation, copies=len(recipe.extra)
+                model,
+                objective,
+                plan.settings_of(name),
+                parts.train_of(recipe.objective),
+                parts.validation,
+                copies=len(recipe.extra),
             )
         most = seconds_at_most(plan.model, parts.test, [plan.eps], norm=plan.norm)[plan.budget]
     found["evaluations, at most"] = most * (1 + len(plan.trainings))

@@ -19,7 +19,7 @@ def check_subject(model: Classifier, ball: Ball, parts: dict[str, LabelledImages
     Args:
         model: the model to be hardened.
         ball: of the perturbations.
-        parts: the images by what they are used for, for errors.
+        parts: the images by what they are used for, for errors; those called "unlabelled" need no labels.
 
     Raises:
         ModelError: no weights to train, batch normalisation that is frozen, a network that fails.
@@ -33,10 +33,12 @@ def check_subject(model: Classifier, ball: Ball, parts: dict[str, LabelledImages
         if seen != tuple(model.input_shape):
             raise ShapeError(f"{part} images of shape {seen}, but the model expects {tuple(model.input_shape)}")
         check_part(images.pixels, model.bounds, part)
+        if part == "unlabelled":
+            continue
         if (images.labels == UNLABELLED).any():
             raise ShapeError(
                 f"{part} images without labels ({UNLABELLED}); expected a label for each, as the control needs them. "
-                "`casemate train --unlabelled` and `Recipe.fit` train on such images"
+                "Give the images without labels by `unlabelled`, as --unlabelled does"
             )
         outside = images.labels[(images.labels < 0) | (images.labels >= len(model.classes))]
         if len(outside):

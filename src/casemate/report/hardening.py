@@ -183,6 +183,11 @@ def _prices(found: Hardened) -> list[tuple[str, ...]]:
     return rows
 
 
+def _unlabelled(result: Mapping[str, Any]) -> str:
+    """How many images without labels there were, as the end of a sentence; empty for none."""
+    return f"; {result['unlabelled_images']:,} without labels to train on" if "unlabelled_images" in result else ""
+
+
 def _about(found: Hardened, result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The rows (name, value) of the report's table of settings."""
     made, training = result["provenance"], result["training"]
@@ -191,7 +196,7 @@ def _about(found: Hardened, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "images",
             f"{result['data']}: {result['train_images']:,} to train on, {result['validation_images']:,} to choose the "
-            f"epoch, {result['images']:,} to test on",
+            f"epoch, {result['images']:,} to test on{_unlabelled(result)}",
         ),
         ("norm and eps", f"{found.norm}, {format_eps(found.eps)}"),
         ("recipes", "; ".join(f"{name}: {recipe}" for name, recipe in result["recipes"].items())),

@@ -13,7 +13,7 @@ from casemate.cli.harden.request import HardenImages, HardenRequest
 from casemate.cli.shared import console, inputs, outputs
 from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
-from casemate.cli.shared.own_images import open_parts, train_and_test
+from casemate.cli.shared.own_images import open_parts, train_and_test, unlabelled_pixels
 from casemate.cli.shared.teachers import report_untrained
 from casemate.data import LabelledImages, subset
 from casemate.defenses import Recipe, recipe_type
@@ -46,7 +46,7 @@ class HardenPlan:
     data: str
     """Name of the data set, or of the files with the images."""
     test_words: list[str]
-    """The options that name the test images, as on the command line."""
+    """The options that name the test images, and say how they were read, as on the command line."""
     options: dict[str, Any]
     """The options of the model and of the images, see `inputs.about_options`."""
     hardening: HardeningPlan
@@ -84,11 +84,17 @@ def prepare(
             f"--steps {request.steps}: the number of steps is no setting of {', '.join(recipes)}; leave it out, or "
             "give a recipe that has it, such as adversarial-training"
         )
+    others = None
+    if images.unlabelled is not None:
+        with observer.work("Reading the images without labels", 0):
+            channels, height, width = train.pixels.shape[1:]
+            others = unlabelled_pixels(images.unlabelled, reading, (channels, height, width), model, observer)
     with observer.work("Checking model and images", 0):
         plan = plan_hardening(
             model.model,
             train,
             test=test,
+            unlabelled=others,
             eps=eps,
             norm=request.norm,
             recipe=recipes,
@@ -103,13 +109,17 @@ def prepare(
 
 
 def _test_words(images: HardenImages, reading: Reading) -> list[str]:
-    """The options by which other commands take the test images."""
+    """The options by which other commands take the test images.
+
+    Those of `reading` are for images of the user; beside a data set they are for the images without labels alone.
+    """
+    how = words_of_options(reading)
     if images.test is not None:
-        return ["--data", str(images.test)]
+        return ["--data", str(images.test), *how]
     if images.data is None:
         return ["--dataset", images.dataset] if images.dataset else []
     parts = train_and_test(images.data, reading)
-    return ["--data", str(images.data), *(() if parts is None else ("--split", parts[1]))]
+    return ["--data", str(images.data), *(() if parts is None else ("--split", parts[1])), *how]
 
 
 def _teacher(source: str | None, recipes: Iterable[str], device: str) -> Classifier | None:
@@ -154,6 +164,8 @@ def _images(
                 "--test without --data; a data set has its own test images: leave --test out, or give --data"
             )
         given = (None, options.dataset, options.data_dir)
+        if options.unlabelled is not None:  # which the options about size and colour are for
+            reading = Reading(labels=reading.labels, split=reading.split)
         tested = inputs.load_images(model, *given, observer, count=options.images, reading=reading)
         train = data.load(tested.name, options.data_dir, observer=observer).train
         if options.train_images is not None:
@@ -202,7 +214,7 @@ def run(plan: HardenPlan, out: Path, *, overwrite: bool, observer: Observer) -> 
 
 def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, observer: Observer) -> None:
     """Write the files of the hardening, all or none, and delete its steps."""
-    made, given = plan.model.description is None, [*plan.test_words, *plan.options.get("data_options", [])]
+    made = plan.model.description is None
     others = words_of_options(replace(plan.request.loading, weights=None))
     found.report(
         out,
@@ -213,7 +225,7 @@ def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, obse
         images=not plan.request.no_images,
         overwrite=overwrite,
         options=plan.options,
-        evaluate=shlex.join([*given, "--eps", plan.request.eps, "--out", str(out / "evaluated")]),
+        evaluate=shlex.join([*plan.test_words, "--eps", plan.request.eps, "--out", str(out / "evaluated")]),
         observer=observer,
     )
     shutil.rmtree(out / _STEPS, ignore_errors=True)
