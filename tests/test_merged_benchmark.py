@@ -94,7 +94,8 @@ def test_results_are_added_to_the_model_with_the_same_weights_only(merge: Module
     rows = {row["model"]: row for row in table["rows"]}
     robust = deepcopy(rows["robust"])
     robust["measures"] = [{**robust["measures"][0], "seconds": 1.0}, {"measure": "another"}]
-    found = merge.merged({"robust": rows["robust"]}, {"rows": [robust, rows["fast"]]})
+    begun = {"model": "sabr", "training": None, "measures": []}
+    found = merge.merged({"robust": rows["robust"]}, {"rows": [robust, rows["fast"], begun]})
     assert list(found) == ["robust", "fast"]
     held = {each["measure"]: each for each in found["robust"]["measures"]}
     assert held["another"] == {"measure": "another"}

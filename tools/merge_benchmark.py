@@ -4,6 +4,7 @@
 
 FILE is benchmark.json of a `casemate benchmark` with other models, or benchmarks/pretrained/whole.json. Every model is
 either new to the table, or has the same weights there; its measurements are added, or replace those of the same name.
+Models of which nothing is measured yet, in a benchmark that still runs, are left out.
 """
 
 import json
@@ -30,6 +31,8 @@ def merged(rows: Rows, other: Mapping[str, Any]) -> Rows:
     """The rows with those of another table. Exits if a model there has other weights."""
     found = dict(rows)
     for row in other["rows"]:
+        if not row["measures"]:
+            continue
         name, weights = row["model"], row["training"]["fingerprint"]
         held = found.get(name)
         if held is None:
