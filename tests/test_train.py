@@ -755,8 +755,8 @@ def _labelled(label: int) -> LabelledImages:
     [
         (_EMPTY, "0 {part} images; expected at least"),
         (_WIDE, r"{part} images of shape .1, 8, 9., but the model expects .1, 8, 8."),
-        (_labelled(3), "a label 3 in the {part} images; expected labels from 0 to 2"),
-        (_labelled(-1), "a label -1 in the {part} images; expected labels from 0 to 2: only objectives"),
+        (_labelled(3), "a label 3 in the {part} images, but the model has 3 classes; expected labels from 0 to 2"),
+        (_labelled(-1), r"{part} images without labels \(-1\); expected a label for each: only objectives"),
     ],
     ids=["empty", "wide", "label 3", "label -1"],
 )

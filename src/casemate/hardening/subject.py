@@ -6,10 +6,11 @@ from math import prod
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from casemate.data import UNLABELLED, LabelledImages, to_float
-from casemate.errors import ModelError, SettingError, ShapeError
-from casemate.models import Classifier, check_part
+from casemate.data import LabelledImages
+from casemate.errors import ModelError, SettingError
+from casemate.models import Classifier
 from casemate.norms import Ball
+from casemate.training.images import check_training_images
 from casemate.units import find_eps_issue
 
 
@@ -28,25 +29,8 @@ def check_subject(model: Classifier, ball: Ball, parts: dict[str, LabelledImages
             no class for.
     """
     for part, images in parts.items():
-        model.infer(to_float(images.pixels[:2], model.device))
-        seen = tuple(images.pixels.shape[1:])
-        if seen != tuple(model.input_shape):
-            raise ShapeError(f"{part} images of shape {seen}, but the model expects {tuple(model.input_shape)}")
-        check_part(images.pixels, model.bounds, part)
-        if part == "unlabelled":
-            continue
-        if (images.labels == UNLABELLED).any():
-            raise ShapeError(
-                f"{part} images without labels ({UNLABELLED}); expected a label for each, as the control needs them. "
-                "Give the images without labels by `unlabelled`, as --unlabelled does"
-            )
-        outside = images.labels[(images.labels < 0) | (images.labels >= len(model.classes))]
-        if len(outside):
-            raise ShapeError(
-                f"a label {int(outside[0])} in the {part} images, but the model has {len(model.classes)} classes; "
-                f"expected labels from 0 to {len(model.classes) - 1}: number the classes as the model does, or give "
-                "its last layer as many outputs as there are classes"
-            )
+        remedy = "the control needs them. Give images without labels as `unlabelled`, or by --unlabelled"
+        check_training_images(model, images, part, unlabelled=part == "unlabelled", remedy=remedy)
     issue = find_eps_issue(ball, model.bounds, prod(model.input_shape))
     if issue is not None and issue.is_obvious:
         raise SettingError(issue.message)

@@ -27,7 +27,6 @@ from casemate.models import (
     Classifier,
     as_classifier,
     channels_last_if_supported,
-    check_part,
     has_inference_tensors,
     optimized_training,
     restore_on_error,
@@ -40,6 +39,7 @@ from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
 from casemate.training.guard import has_collapsed
+from casemate.training.images import check_training_images
 from casemate.training.objective import (
     Objective,
     PreparedObjective,
@@ -299,20 +299,7 @@ def _check(model: Classifier, images: LabelledImages, part: str, *, least: int, 
         )
     if len(images) < least:
         raise ShapeError(f"{len(images)} {part} images; expected at least {least}")
-    model.infer(to_float(images.pixels[:2]))
-    seen = tuple(images.pixels.shape[1:])
-    if seen != model.input_shape:
-        raise ShapeError(f"{part} images of shape {seen}, but the model expects {model.input_shape}")
-    check_part(images.pixels, model.bounds, part)
-    known = images.labels[images.labels != UNLABELLED] if unlabelled else images.labels
-    outside = known[(known < 0) | (known >= len(model.classes))]
-    if len(outside):
-        wrong = int(outside[0])
-        without = ": only objectives that learn without labels, such as VirtualAdversarial, train on such images"
-        raise ShapeError(
-            f"a label {wrong} in the {part} images; expected labels from 0 to {len(model.classes) - 1}"
-            f"{without if wrong == UNLABELLED else ''}"
-        )
+    check_training_images(model, images, part, unlabelled=unlabelled)
 
 
 def _check_arguments(settings: TrainConfig, augment: Sequence[Augmentation]) -> None:

@@ -1,0 +1,37 @@
+"""What a training expects of a part of the images: that the model takes them, and has a class for every label."""
+
+from casemate.data import UNLABELLED, LabelledImages, to_float
+from casemate.errors import ShapeError
+from casemate.models import Classifier, check_part
+
+_WITHOUT = "only objectives that learn without labels, such as VirtualAdversarial, train on such images"
+
+
+def check_training_images(
+    model: Classifier, images: LabelledImages, part: str, *, unlabelled: bool = False, remedy: str = _WITHOUT
+) -> None:
+    """Raise `ShapeError` unless the images, called `part` in errors, have the model's shape, bounds and classes.
+
+    Args:
+        model: is called once, on the first images. Raises `ModelError` if it fails.
+        images: one part of those of a training.
+        part: training, validation or test.
+        unlabelled: whether images may have the label `UNLABELLED`.
+        remedy: what to do with images without labels where they are not expected.
+    """
+    model.infer(to_float(images.pixels[:2], model.device))
+    seen = tuple(images.pixels.shape[1:])
+    if seen != model.input_shape:
+        raise ShapeError(f"{part} images of shape {seen}, but the model expects {model.input_shape}")
+    check_part(images.pixels, model.bounds, part)
+    unknown = images.labels == UNLABELLED
+    if unknown.any() and not unlabelled:
+        raise ShapeError(f"{part} images without labels ({UNLABELLED}); expected a label for each: {remedy}")
+    known, classes = images.labels[~unknown], len(model.classes)
+    outside = known[(known < 0) | (known >= classes)]
+    if len(outside):
+        raise ShapeError(
+            f"a label {int(outside[0])} in the {part} images, but the model has {classes} classes; expected labels "
+            f"from 0 to {classes - 1}: number the classes as the model does, or give its last layer as many outputs as "
+            "there are classes"
+        )
