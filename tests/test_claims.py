@@ -1076,7 +1076,7 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
         "The adjusted student is as fast",
         "holds",
         _epochs(E1=4.0, E10_1=4.3, E10_100=3.0),
-        "At most 1.1 times is kept; the paper itself: 1.50. [E10-1: holds] 1.07 (1.07 to 1.07, n = 3)",
+        "Kept is at most 1.1 times; the paper's own times give 1.50. [E10-1: holds] 1.07 (1.07 to 1.07, n = 3)",
     ),
     (
         "The adjusted student is as fast",

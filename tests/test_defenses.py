@@ -762,6 +762,14 @@ class Half:
         return images / 2
 
 
+def test_copies_of_floating_point_images_are_floating_point() -> None:
+    numbers = TRAIN.tensors()[0].double()
+    done = Recipe(extra=(Inverted(),)).images(LabelledImages(pixels=numbers, labels=TRAIN.labels))
+    assert done.pixels.dtype == torch.float64
+    assert torch.equal(done.pixels[: len(TRAIN)], numbers)
+    assert torch.equal(done.pixels[len(TRAIN) :], (1 - numbers.float()).double())
+
+
 def test_every_extra_appends_one_changed_copy_of_all_images() -> None:
     done = Recipe(extra=(Inverted(), Half())).images(TRAIN)
     assert len(done) == 300

@@ -271,8 +271,8 @@ def test_images_without_labels_are_for_recipes_that_learn_from_them(network: nn.
     about = plan.about()
     assert (about["train_images"], about["unlabelled_images"]) == (len(plan.parts.train), 130)
     assert plan.parts.notes == (
-        "of all trainings only virtual-adversarial takes the 130 images without labels, with more steps per epoch than "
-        "the control, trades",
+        "130 images without labels: used by virtual-adversarial only, whose epochs have more images than those of the "
+        "control and trades",
     )
     for alike in (others.pixels, others.pixels.numpy(), list(others.pixels)):
         assert _plan_unlabelled(network, alike, "trades", "virtual-adversarial").about() == about
@@ -304,8 +304,11 @@ def test_images_without_labels_for_no_recipe_are_an_error(network: nn.Module) ->
 
 
 def test_test_images_without_labels_are_leaked_too(network: nn.Module) -> None:
-    first, _ = _plan_unlabelled(network, TEST[:7], "virtual-adversarial").parts.notes
-    assert first.startswith("7 of the 60 test images are also among the images to train on")
+    """Also as numbers of another type."""
+    for leaked in (TEST[:7], TEST.tensors()[0][:7]):
+        first, second = _plan_unlabelled(network, leaked, "virtual-adversarial").parts.notes
+        assert first.startswith("7 of the 60 test images are also among the images to train on")
+        assert second.startswith("7 images without labels: used by hardened only")
 
 
 @pytest.mark.integration
@@ -466,7 +469,12 @@ def _stated_result(before: int, control: int, hardened: int, **other: Any) -> Ha
     ("numbers", "helped", "begins", "says"),
     [
         ((10, 20, 120), True, "Hardening helped: ", "+50.0 points over the control"),
-        ((10, 118, 120), False, "Hardening is not shown to have helped: ", "the control, fine-tuned as long without"),
+        (
+            (10, 118, 120),
+            False,
+            "Hardening is not shown to have helped: ",
+            "the control, fine-tuned for as many epochs without",
+        ),
         ((10, 12, 13), False, "Hardening did not help, as far as 200 images show: ", "5.0 % to 6.5 %"),
         ((100, 100, 40), False, "Hardening made it worse: ", "50.0 % to 20.0 %"),
         ((0, 0, 12), True, "Hardening helped: ", "even so its verdict is broken"),
@@ -839,11 +847,42 @@ def test_the_command_takes_images_without_labels(run: Run, mine: str, tmp_path: 
     planned = json.loads(shown)
     assert problems(planned) == []
     assert planned["unlabelled_images"] == 50
-    assert "only hardened takes the 50 images without labels" in planned["notes"][0]
+    assert "50 images without labels: used by hardened only" in planned["notes"][0]
     assert "data_options" not in planned
     code, _, err = run("harden", mine, *COMMAND, *more)
     assert code == 2
     assert "50 images without labels, but no recipe here learns without labels" in err
+
+
+def test_options_that_read_images_are_for_those_without_labels_beside_a_data_set(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tens.py").write_text(
+        "from torch import nn\nload = lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10))"
+    )
+    np.savez(tmp_path / "more.npz", images=torch.rand(5, 1, 16, 16).numpy())
+    line = [
+        "harden",
+        tmp_path / "tens.py:load",
+        "--dataset",
+        "digits",
+        "--train-images",
+        200,
+        "--images",
+        20,
+        "--eps",
+        EPS,
+    ]
+    line += ["--recipe", "virtual-adversarial", "--unlabelled", tmp_path / "more.npz", "--dry-run", "--json"]
+    code, shown, err = run(*line, "--resize", 28, 28)
+    assert code == 0, err
+    planned = json.loads(shown)
+    assert problems(planned) == []
+    assert planned["data"] == "digits"
+    assert (planned["unlabelled"], planned["unlabelled_images"]) == (str(tmp_path / "more.npz"), 5)
+    assert planned["unlabelled_options"] == ["--resize", "28", "28"]
+    assert "data_options" not in planned
+    code, _, err = run(*line)
+    assert code == 2
+    assert "give --resize 28 28" in err
 
 
 def test_an_even_average_replaces_the_moving_one(run: Run, mine: str) -> None:

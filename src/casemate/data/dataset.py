@@ -226,15 +226,17 @@ def keep_labels(images: LabelledImages, count: int, seed: int, others: Pixels | 
     them. With `others`, these have no labels either; where their pixels are of another type, all become floats.
     """
     rest, sample = split(images, count, seed) if count < len(images) else (images[:0], images)
-    parts = [part for part in (rest.pixels, others) if part is not None and len(part)]
+    own = sample.pixels
+    parts = [part.to(own.device) for part in (rest.pixels, others) if part is not None and len(part)]
     if not parts:
         return images
-    own = sample.pixels
     if len({part.dtype for part in (own, *parts)}) > 1:
         own, *parts = (to_float(part) for part in (own, *parts))
     unlabelled = torch.cat(parts)
     times = max(1, round(len(unlabelled) / (4 * len(sample))))
-    labels = torch.cat([sample.labels.repeat(times), torch.full((len(unlabelled),), UNLABELLED)])
+    labels = torch.cat(
+        [sample.labels.repeat(times), torch.full((len(unlabelled),), UNLABELLED, device=sample.labels.device)]
+    )
     return LabelledImages(pixels=torch.cat([own.repeat(times, 1, 1, 1), unlabelled]), labels=labels)
 
 

@@ -30,7 +30,8 @@ class Recipe:
     no `Objective` raises `SettingError`.
     """
     extra: tuple[Augmentation, ...] = ()
-    """Augmentations, each of which adds one augmented copy of all training images, drawn once and rounded to 8 bits."""
+    """Augmentations, each of which adds one augmented copy of all training images, drawn once, and rounded to 8 bits if
+    the images are bytes."""
     augment: tuple[Augmentation, ...] = ()
     """Augmentations that are applied to every batch in this order, with new draws in every epoch."""
 
@@ -49,7 +50,9 @@ class Recipe:
                 part = train.pixels[start : start + _BATCH]
                 index = torch.arange(start, start + len(part))
                 changed = change(to_float(part), index, 0, generator)
-                parts.append((changed * 255).round().to(torch.uint8).contiguous())
+                if not train.pixels.is_floating_point():
+                    changed = (changed * 255).round()
+                parts.append(changed.to(train.pixels.dtype).contiguous())
         return LabelledImages(pixels=torch.cat(parts), labels=train.labels.repeat(1 + len(self.extra)))
 
     def fit(

@@ -30,6 +30,7 @@ _LEAST = 10
 """Fewest images that choose an epoch, or that a model is tested on."""
 _MOST_VALIDATION = 1000
 _MOST_TEST = 2000
+_BATCH = 500
 _SHARE = 5
 """One in this number of images is set aside, for validation as well as for the test, up to the limits above."""
 
@@ -153,6 +154,9 @@ def _hashes(images: LabelledImages) -> set[bytes]:
 
 
 def _hashes_in_order(images: LabelledImages) -> list[bytes]:
-    """A hash of each image's pixels as they are stored."""
-    pixels = images.pixels.cpu().contiguous().numpy()
-    return [hashlib.blake2b(each.tobytes(), digest_size=16).digest() for each in pixels]
+    """A hash of each image's pixels, the same for bytes and floating-point numbers."""
+    return [
+        hashlib.blake2b(each.contiguous().numpy().tobytes(), digest_size=16).digest()
+        for pixels, _ in images.batches(_BATCH)
+        for each in pixels
+    ]

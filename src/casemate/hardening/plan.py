@@ -98,7 +98,7 @@ def plan_hardening(
     if settings.patience is not None:
         raise SettingError(
             f"patience = {settings.patience}; expected None: the epoch is chosen by robust accuracy, and the control "
-            "has to be trained as long"
+            "has to be trained for as many epochs"
         )
     for name, usual in (("monitor", "loss"), ("keep_best", False), ("guard", False)):
         if getattr(settings, name) != usual:
@@ -127,18 +127,18 @@ def _use_of_unlabelled(parts: Parts, recipes: Mapping[str, Recipe]) -> str:
     """A remark on which recipes train on the images without labels. Raises `SettingError` if none does."""
     taking = [name for name, recipe in recipes.items() if takes_unlabelled(recipe.objective)]
     count = 0 if parts.unlabelled is None else len(parts.unlabelled)
+    images = f"{count:,} {'image' if count == 1 else 'images'} without labels"
     if not taking:
         kinds = ", ".join(
             name for name in HARDENING_RECIPES if getattr(RECIPES[name].objective, "takes_unlabelled", False)
         )
         raise SettingError(
-            f"{count:,} images without labels, but no recipe here learns without labels; expected one of {kinds}, or "
-            "leave these images out"
+            f"{images}, but no recipe here learns without labels; expected one of {kinds}, or leave these images out"
         )
     others = ["the control", *(name for name in recipes if name not in taking)]
     return (
-        f"of all trainings only {', '.join(taking)} takes the {count:,} images without labels, with more steps per "
-        f"epoch than {', '.join(others)}"
+        f"{images}: used by {' and '.join(taking)} only, whose epochs have more images than those of "
+        f"{' and '.join(others)}"
     )
 
 

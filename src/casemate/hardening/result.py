@@ -52,7 +52,7 @@ class Hardened:
 
     @property
     def control(self) -> ComparedModel:
-        """The model fine-tuned as long as the hardened one, with the same settings, by ordinary training."""
+        """The model fine-tuned for as many epochs as the hardened one, with the same settings, by ordinary training."""
         return self.models[CONTROL]
 
     @property
@@ -144,7 +144,8 @@ class Hardened:
             return f"{who} did not help, as far as {before.n:,} images show: {change}{price}."
         if not self.helped[name]:
             return (
-                f"{who} is not shown to have helped: {change}, but the control, fine-tuned as long without the recipe, "
+                f"{who} is not shown to have helped: {change}, but the control, fine-tuned for as many epochs "
+                f"without the recipe, "
                 f"has {percent(control.robust.first.value)} ({control.robust.words} between them){price}."
             )
         weak = "" if found.verdict.favourable else f"; even so its verdict is {found.verdict.word}"

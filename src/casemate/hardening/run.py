@@ -1,8 +1,8 @@
 """Hardening of a trained model: evaluate it, fine-tune copies of it with and without a defence, evaluate these too.
 
 The evaluations use the same test images and the same seed, so that differences are paired. The control is what an
-honest comparison needs: it is trained as long, on the same images, with the same settings and the same choice of the
-epoch, by ordinary training.
+honest comparison needs: it is trained for as many epochs, on the same images with labels, with the same settings and
+the same choice of the epoch, by ordinary training.
 """
 
 from collections.abc import Mapping, Sequence

@@ -28,9 +28,13 @@ def check_subject(model: Classifier, ball: Ball, parts: dict[str, LabelledImages
         ShapeError: images of another shape than the model takes or with pixels outside its bounds, a label that it has
             no class for.
     """
+    remedies = {
+        "training": "the control needs them. Give images without labels as `unlabelled`, or by --unlabelled",
+        "validation": "they choose the epoch",
+        "test": "the models are judged by them",
+    }
     for part, images in parts.items():
-        remedy = "the control needs them. Give images without labels as `unlabelled`, or by --unlabelled"
-        check_training_images(model, images, part, unlabelled=part == "unlabelled", remedy=remedy)
+        check_training_images(model, images, part, unlabelled=part == "unlabelled", remedy=remedies.get(part, ""))
     issue = find_eps_issue(ball, model.bounds, prod(model.input_shape))
     if issue is not None and issue.is_obvious:
         raise SettingError(issue.message)

@@ -185,7 +185,10 @@ def _prices(found: Hardened) -> list[tuple[str, ...]]:
 
 def _unlabelled(result: Mapping[str, Any]) -> str:
     """How many images without labels there were, as the end of a sentence; empty for none."""
-    return f"; {result['unlabelled_images']:,} without labels to train on" if "unlabelled_images" in result else ""
+    if "unlabelled_images" not in result:
+        return ""
+    where = f" ({result['unlabelled']})" if "unlabelled" in result else ""
+    return f"; {result['unlabelled_images']:,} without labels to train on{where}"
 
 
 def _about(found: Hardened, result: Mapping[str, Any]) -> list[tuple[str, str]]:

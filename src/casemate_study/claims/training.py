@@ -319,4 +319,6 @@ def keeps_speed(evidence: ClaimEvidence) -> RuleResult:
     if found is NOTHING:
         return NOTHING
     stated = paper.ADJUSTED_SECONDS.value / paper.TEACHER_SECONDS.value
-    return RuleResult(found.verdict, f"At most {SLOWER:g} times is kept; the paper itself: {stated:.2f}. {found.text}")
+    return RuleResult(
+        found.verdict, f"Kept is at most {SLOWER:g} times; the paper's own times give {stated:.2f}. {found.text}"
+    )

@@ -1,7 +1,8 @@
 r"""Fine-tune a trained model against attacks, and measure whether that helped.
 - Your model is evaluated; then copies of it are fine-tuned, one by each recipe
-  and one, the control, as long by ordinary training; these are evaluated on
-  the same images. The report says whether the recipe helped, and the price.
+  and one, the control, by ordinary training for as many epochs; these are
+  evaluated on the same images. The report says whether the recipe helped, and
+  the price.
 - The epoch is chosen by robust accuracy on images set aside, never by the test
   images. Without --test these are set aside too: if your model was trained on
   them, give --test with images that are new to it.

@@ -89,7 +89,10 @@ def _fine_tuning(options: Any) -> TrainConfig:
 def _command() -> type[AbstractHardenCommand]:
     """The dataclass of the command: its own options, and those of the training with the defaults of fine-tuning."""
     training = options_of(
-        TrainConfig, skip=_NO_OPTIONS, defaults=asdict(FINE_TUNING), words="The fine-tuning, of the control too."
+        TrainConfig,
+        skip=_NO_OPTIONS,
+        defaults=asdict(FINE_TUNING),
+        words="The fine-tuning, of the control too. --swa-start replaces the default of --ema.",
     )
     fields: list[Any] = [("training", training, field())]
     return make_dataclass("HardenCommand", fields, bases=(AbstractHardenCommand,), frozen=True, kw_only=True)

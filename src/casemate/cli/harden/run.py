@@ -103,9 +103,18 @@ def prepare(
             images=images.images,
             seed=request.seed,
         )
-    return HardenPlan(
-        request, model, name, _test_words(images, reading), inputs.about_options(request.loading, reading), plan
-    )
+    return HardenPlan(request, model, name, _test_words(images, reading), _options(request, images, reading), plan)
+
+
+def _options(request: HardenRequest, images: HardenImages, reading: Reading) -> dict[str, Any]:
+    """The options of the model and of the images as JSON; beside a data set those of `reading` are for the images
+    without labels.
+    """
+    own = inputs.about_options(request.loading, reading if images.data is not None else Reading())
+    if images.unlabelled is None:
+        return own
+    words = words_of_options(reading) if images.data is None else []
+    return {**own, "unlabelled": str(images.unlabelled), **({"unlabelled_options": words} if words else {})}
 
 
 def _test_words(images: HardenImages, reading: Reading) -> list[str]:
