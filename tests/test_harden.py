@@ -859,18 +859,8 @@ def test_options_that_read_images_are_for_those_without_labels_beside_a_data_set
         "from torch import nn\nload = lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10))"
     )
     np.savez(tmp_path / "more.npz", images=torch.rand(5, 1, 16, 16).numpy())
-    line = [
-        "harden",
-        tmp_path / "tens.py:load",
-        "--dataset",
-        "digits",
-        "--train-images",
-        200,
-        "--images",
-        20,
-        "--eps",
-        EPS,
-    ]
+    line = ["harden", tmp_path / "tens.py:load", "--eps", EPS, "--dataset", "digits"]
+    line += ["--train-images", 200, "--images", 20]
     line += ["--recipe", "virtual-adversarial", "--unlabelled", tmp_path / "more.npz", "--dry-run", "--json"]
     code, shown, err = run(*line, "--resize", 28, 28)
     assert code == 0, err

@@ -30,6 +30,7 @@ EPS = 0.1
 SIZE = 500
 """Images in a part."""
 SEEDS = 3
+"""Seeds of the attacks, from 0."""
 
 Parts = dict[tuple[str, int], list[dict[str, Any]]]
 """The results of finished parts by model and seed."""

@@ -48,14 +48,10 @@ class Parts:
     notes: tuple[str, ...] = ()
 
     @property
-    def labelled(self) -> dict[str, LabelledImages]:
-        """The three parts with labels by the words for their use."""
-        return {"training": self.train, "validation": self.validation, "test": self.test}
-
-    @property
     def by_use(self) -> dict[str, LabelledImages]:
         """All parts by the words for their use."""
-        return self.labelled | ({} if self.unlabelled is None else {"unlabelled": self.unlabelled})
+        found = {"training": self.train, "validation": self.validation, "test": self.test}
+        return found if self.unlabelled is None else found | {"unlabelled": self.unlabelled}
 
     def train_of(self, objective: Objective) -> LabelledImages:
         """The images that a training by `objective` takes: those without labels too, if it learns from them.

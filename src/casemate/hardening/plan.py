@@ -111,7 +111,7 @@ def plan_hardening(
     if len(recipes) == 1:
         recipes = {"hardened": next(iter(recipes.values()))}
     if parts.unlabelled is not None:
-        parts = replace(parts, notes=(*parts.notes, _use_of_unlabelled(parts, recipes)))
+        parts = replace(parts, notes=(*parts.notes, _use_of_unlabelled(len(parts.unlabelled), recipes)))
     return HardeningPlan(
         model=subject,
         parts=parts,
@@ -123,15 +123,12 @@ def plan_hardening(
     )
 
 
-def _use_of_unlabelled(parts: Parts, recipes: Mapping[str, Recipe]) -> str:
-    """A remark on which recipes train on the images without labels. Raises `SettingError` if none does."""
+def _use_of_unlabelled(count: int, recipes: Mapping[str, Recipe]) -> str:
+    """A remark on which recipes train on the `count` images without labels. Raises `SettingError` if none does."""
     taking = [name for name, recipe in recipes.items() if takes_unlabelled(recipe.objective)]
-    count = 0 if parts.unlabelled is None else len(parts.unlabelled)
     images = f"{count:,} {'image' if count == 1 else 'images'} without labels"
     if not taking:
-        kinds = ", ".join(
-            name for name in HARDENING_RECIPES if getattr(RECIPES[name].objective, "takes_unlabelled", False)
-        )
+        kinds = ", ".join(name for name in HARDENING_RECIPES if takes_unlabelled(RECIPES[name].objective))
         raise SettingError(
             f"{images}, but no recipe here learns without labels; expected one of {kinds}, or leave these images out"
         )

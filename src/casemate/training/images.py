@@ -15,7 +15,7 @@ def check_training_images(
     Args:
         model: is called once, on the first images. Raises `ModelError` if it fails.
         images: one part of those of a training.
-        part: training, validation or test.
+        part: training, validation, test or unlabelled.
         unlabelled: whether images may have the label `UNLABELLED`.
         remedy: what to do with images without labels where they are not expected.
     """

@@ -72,8 +72,10 @@ class PreparedObjective(Objective, Protocol):
         ...
 
 
-def takes_unlabelled(objective: Objective) -> bool:
-    """Whether an objective can learn from images labelled `UNLABELLED`: its class says so by `takes_unlabelled`."""
+def takes_unlabelled(objective: Objective | type[Any]) -> bool:
+    """Whether an objective, or one of a class, can learn from images labelled `UNLABELLED`: the class says so by
+    `takes_unlabelled`.
+    """
     return bool(getattr(objective, "takes_unlabelled", False))
 
 

@@ -253,10 +253,12 @@ def wider_and_deeper(evidence: ClaimEvidence) -> RuleResult:
     return RuleResult(found.verdict, text)
 
 
-def _epoch_time(evidence: ClaimEvidence, experiment: str, judge: Callable[[Estimate], ClaimVerdict]) -> RuleResult:
+def _epoch_time(
+    evidence: ClaimEvidence, experiment: str, judge: Callable[[Estimate], ClaimVerdict], opening: str
+) -> RuleResult:
     """Apply `judge` to the seconds per epoch of every student of the experiment, divided by those of E1, the teacher at
     temperature 1 (`at_all_temperatures`). They are seconds of the processor where both trainings have them, else
-    wall-clock seconds.
+    wall-clock seconds. `opening` begins the text.
     """
     e1 = evidence.models.get("E1")
     teacher = None if e1 is None else e1.training
@@ -269,22 +271,25 @@ def _epoch_time(evidence: ClaimEvidence, experiment: str, judge: Callable[[Estim
         ratio = ratio_of(*pair)
         text = f"{ratio:.2fn} times the teacher's {clock} (n in epochs)."
         parts[name] = {"": RuleResult(judge(ratio), text)}
-    return at_all_temperatures(parts)
+    found = at_all_temperatures(parts)
+    return found if found is NOTHING else RuleResult(found.verdict, f"{opening} {found.text}")
 
 
 def _time_of_the_paper(evidence: ClaimEvidence, experiment: str, seconds: paper.Statement) -> RuleResult:
     """Rule: holds if every ratio of `_epoch_time` lies within a fifth of the paper's `seconds` divided by its seconds
     for the teacher.
     """
-    stated = seconds.value / paper.TEACHER_SECONDS.value
-    found = _epoch_time(
-        evidence,
-        experiment,
-        lambda ratio: "holds" if abs(ratio.value - stated) <= SPEED * stated else "does not hold",
-    )
-    if found is NOTHING:
-        return NOTHING
-    return RuleResult(found.verdict, f"The paper: {stated:.2f} times the teacher's. {found.text}")
+    stated = _times_the_teacher(seconds)
+
+    def judge(ratio: Estimate) -> ClaimVerdict:
+        return "holds" if abs(ratio.value - stated) <= SPEED * stated else "does not hold"
+
+    return _epoch_time(evidence, experiment, judge, f"The paper: {stated:.2f} times the teacher's.")
+
+
+def _times_the_teacher(seconds: paper.Statement) -> float:
+    """The paper's seconds per epoch of a student, divided by its teacher's."""
+    return seconds.value / paper.TEACHER_SECONDS.value
 
 
 def _seconds(*trainings: StoredTraining) -> tuple[list[Estimate], str]:
@@ -315,10 +320,6 @@ def keeps_speed(evidence: ClaimEvidence) -> RuleResult:
     those of E1, the teacher at temperature 1, by the whole interval of the ratio; does not hold if all of it is larger;
     else no difference shown (`_epoch_time`). The text gives the paper's own ratio.
     """
-    found = _epoch_time(evidence, "E10", lambda ratio: by_interval(plus_constant(ratio, -SLOWER), -1))
-    if found is NOTHING:
-        return NOTHING
-    stated = paper.ADJUSTED_SECONDS.value / paper.TEACHER_SECONDS.value
-    return RuleResult(
-        found.verdict, f"Kept is at most {SLOWER:g} times; the paper's own times give {stated:.2f}. {found.text}"
-    )
+    stated = _times_the_teacher(paper.ADJUSTED_SECONDS)
+    opening = f"Kept is at most {SLOWER:g} times; the paper's own times give {stated:.2f}."
+    return _epoch_time(evidence, "E10", lambda ratio: by_interval(plus_constant(ratio, -SLOWER), -1), opening)

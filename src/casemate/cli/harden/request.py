@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from casemate.cli.evaluate.request import BudgetOption
-from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, ModelOptions, Seed
+from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, ModelOptions, Seed, Unlabelled
 from casemate.hardening import HARDENING_RECIPES, harden
 from casemate.norms import Norm
 
@@ -51,9 +51,7 @@ class HardenImages:
     data: DataFile = None
     test: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: DATA's, or a fifth of it)")] = None
     """Your own test images, as --data takes them; best images that the model was not trained on."""
-    unlabelled: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: none)")] = None
-    """Train on these images too, without labels: a folder of pictures, a file with the array images, or what --data
-    takes; for recipes that learn without labels."""
+    unlabelled: Unlabelled = None
     data_dir: DataDir = None
     train_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Use a stratified random sample of N images for training and validation."""

@@ -86,9 +86,8 @@ def prepare(
         )
     others = None
     if images.unlabelled is not None:
-        with observer.work("Reading the images without labels", 0):
-            channels, height, width = train.pixels.shape[1:]
-            others = unlabelled_pixels(images.unlabelled, reading, (channels, height, width), model, observer)
+        channels, height, width = train.pixels.shape[1:]
+        others = unlabelled_pixels(images.unlabelled, reading, (channels, height, width), model, observer)
     with observer.work("Checking model and images", 0):
         plan = plan_hardening(
             model.model,
@@ -172,10 +171,8 @@ def _images(
             raise SettingError(
                 "--test without --data; a data set has its own test images: leave --test out, or give --data"
             )
-        given = (None, options.dataset, options.data_dir)
-        if options.unlabelled is not None:  # which the options about size and colour are for
-            reading = Reading(labels=reading.labels, split=reading.split)
-        tested = inputs.load_images(model, *given, observer, count=options.images, reading=reading)
+        given, own = (None, options.dataset, options.data_dir), reading.of_data_set(options.unlabelled)
+        tested = inputs.load_images(model, *given, observer, count=options.images, reading=own)
         train = data.load(tested.name, options.data_dir, observer=observer).train
         if options.train_images is not None:
             train = subset(train, options.train_images, seed)

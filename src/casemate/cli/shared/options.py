@@ -40,6 +40,15 @@ DataFile = Annotated[
         help_behavior_hint="(default: a data set)",
     ),
 ]
+Unlabelled = Annotated[
+    Path | None,
+    arg(
+        metavar="PATH",
+        help="Train on these images too, without labels: a folder of pictures, a file with the array images, or what "
+        "--data takes; for recipes that learn without labels.",
+        help_behavior_hint="(default: none)",
+    ),
+]
 Subset = Annotated[
     str | None,
     arg(
@@ -149,6 +158,10 @@ class Reading:
     """How pixels are interpolated when images are resized."""
     channels: Annotated[Literal[1, 3] | None, arg(help_behavior_hint="(default: the model's, or the images')")] = None
     """Convert the images to grey (1) or colour (3)."""
+
+    def of_data_set(self, unlabelled: Path | None) -> "Reading":
+        """What of it is about the images of a data set: beside images without labels, size and colour are about those."""
+        return self if unlabelled is None else Reading(labels=self.labels, split=self.split)
 
 
 def words_of_options(options: ModelOptions | Reading) -> list[str]:

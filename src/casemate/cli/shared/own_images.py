@@ -55,17 +55,18 @@ def unlabelled_pixels(
     They are read as `reading` says, or else as the configuration of `base`, the model that the training builds on.
     Raises `CasemateError`.
     """
-    if base is None:
-        found = open_own(file, reading, channels=shape[0], labelled=False)
-    else:
-        found = open_for(base, file, reading, labelled=False)
-    if found.image_shape != shape:
-        colour = "" if shape[0] == found.image_shape[0] or shape[0] not in (1, 3) else f" --channels {shape[0]}"
-        raise SettingError(
-            f"--unlabelled {file} has images of shape {found.image_shape}, but the labelled ones have {shape}; bring "
-            f"them to it with --resize {shape[1]} {shape[2]}{colour}"
-        )
-    pixels = found.read(slice(None)).pixels
+    with observer.work("Reading the images without labels", 0):
+        if base is None:
+            found = open_own(file, reading, channels=shape[0], labelled=False)
+        else:
+            found = open_for(base, file, reading, labelled=False)
+        if found.image_shape != shape:
+            colour = "" if shape[0] == found.image_shape[0] or shape[0] not in (1, 3) else f" --channels {shape[0]}"
+            raise SettingError(
+                f"--unlabelled {file} has images of shape {found.image_shape}, but the labelled ones have {shape}; "
+                f"bring them to it with --resize {shape[1]} {shape[2]}{colour}"
+            )
+        pixels = found.read(slice(None)).pixels
     for note in found.notes:
         observer.message(note)
     return pixels

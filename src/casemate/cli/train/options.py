@@ -29,6 +29,7 @@ from casemate.cli.shared.options import (
     ModelOptions,
     Reading,
     Seed,
+    Unlabelled,
     at_least_one,
     check_folder,
 )
@@ -81,9 +82,7 @@ class TrainImages:
     labelled_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Use the labels of only N training images, a stratified random sample that is repeated until it makes a fifth of
     them; for recipes that learn without labels."""
-    unlabelled: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: none)")] = None
-    """Train on these images too, without labels: a folder of pictures, a file with the array images, or what --data
-    takes; for recipes that learn without labels."""
+    unlabelled: Unlabelled = None
     validation_images: Annotated[
         int | None, arg(metavar="N", help_behavior_hint="(default: 6000, or a fifth of fewer)")
     ] = None

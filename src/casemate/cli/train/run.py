@@ -119,9 +119,7 @@ def prepare(
         augment=tuple(map(make_augmentation, augment)),
     )
     if options["data"] is None:
-        reading = options["reading"]
-        if options["unlabelled"] is not None:  # which the options about size and colour are for
-            reading = Reading(labels=reading.labels, split=reading.split)
+        reading = options["reading"].of_data_set(options["unlabelled"])
         images = _read(options["dataset"], reading, bases, options["data_dir"], observer)
     else:
         images = _read_own(options["data"], options["dataset"], options["reading"], bases, observer)
@@ -266,8 +264,7 @@ def _without_labels(
         )
     if file is None:
         return train if count is None else data.keep_labels(train, count, seed)
-    with observer.work("Reading the images without labels", 0):
-        others = unlabelled_pixels(file, options["reading"], shape, base, observer)
+    others = unlabelled_pixels(file, options["reading"], shape, base, observer)
     return data.keep_labels(train, len(train) if count is None else count, seed, others)
 
 
