@@ -160,7 +160,7 @@ class Reading:
     """Convert the images to grey (1) or colour (3)."""
 
     def of_data_set(self, unlabelled: Path | None) -> "Reading":
-        """What of it is about the images of a data set: beside images without labels, size and colour are about those."""
+        """What is about a data set: beside images without labels, the options of size and colour are about those."""
         return self if unlabelled is None else Reading(labels=self.labels, split=self.split)
 
 
