@@ -1,7 +1,8 @@
 """Claims are checked in full float32: without TensorFloat-32, and not on Apple's MPS device."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks import PGD
+from casemate.certification import certify
 from casemate.errors import ModelError
 from casemate.evaluation import evaluate
 from casemate.evaluation.single_image import predict_singly
-from casemate.models import Classifier, full_precision, judge_of, with_network
+from casemate.float32_precision import full_precision, read_float32_precision, set_float32_precision
+from casemate.models import Classifier, judge_of, numeric_settings, numeric_settings_as, with_network
 from conftest import tiny_images
 from test_record import thirds
 
@@ -90,6 +93,67 @@ def test_an_attack_is_fast_and_its_verification_exact(recording: Classifier) -> 
 def test_an_evaluation_leaves_the_settings(recording: Classifier) -> None:
     evaluate(recording, IMAGES, eps=0.05, attacks={"pgd": PGD(eps=0.05, steps=3)})
     assert allowed() == [True, True]
+
+
+SETTINGS: dict[str, Callable[[], None]] = {
+    "products high": lambda: torch.set_float32_matmul_precision("high"),
+    "products medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "products on a GPU": partial(setattr, torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "convolutions on a GPU": partial(setattr, torch.backends.cudnn.conv, "fp32_precision", "tf32"),
+    "products on a CPU": partial(setattr, torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    "convolutions on a CPU": partial(setattr, torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
+    "a backend": partial(setattr, torch.backends.mkldnn, "fp32_precision", "bf16"),
+    "everything": partial(setattr, torch.backends, "fp32_precision", "tf32"),
+    "everything exact": partial(setattr, torch.backends, "fp32_precision", "ieee"),
+}
+"""Ways to set the precision, of PyTorch's older and newer kind."""
+PLACES: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,
+    torch.backends.cudnn.rnn,
+    torch.backends.mkldnn.matmul,
+    torch.backends.mkldnn.conv,
+    torch.backends.mkldnn.rnn,
+)
+
+
+@pytest.fixture(params=SETTINGS)
+def _set_by_the_user(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = read_float32_precision()
+    SETTINGS[request.param]()
+    yield
+    set_float32_precision(before)
+    assert read_float32_precision() == before
+
+
+@pytest.mark.usefixtures("_set_by_the_user")
+def test_every_way_of_setting_the_precision_is_left_as_it_is() -> None:
+    before = read_float32_precision()
+    with full_precision():
+        assert {each.fp32_precision for each in PLACES} <= {"ieee", "none"}
+    assert read_float32_precision() == before
+    model, (pixels, labels) = thirds(), IMAGES.tensors()
+    PGD(eps=0.05, steps=2)(model, pixels, labels)
+    evaluate(model, IMAGES, eps=0.05, attacks={"pgd": PGD(eps=0.05, steps=2)})
+    certify(model, pixels, labels, eps=0.01)
+    assert read_float32_precision() == before
+    with numeric_settings_as(numeric_settings()):
+        assert read_float32_precision() == before
+
+
+def test_a_network_that_sets_the_precision_is_undone() -> None:
+    class Faster(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = thirds()
+
+        def forward(self, images: Tensor) -> Tensor:
+            torch.backends.mkldnn.fp32_precision = "bf16"
+            return self.inner(images)
+
+    before, (pixels, labels) = read_float32_precision(), IMAGES.tensors()
+    PGD(eps=0.05, steps=2)(with_network(thirds(), Faster()), pixels, labels)
+    assert read_float32_precision() == before
 
 
 @pytest.fixture

@@ -88,10 +88,9 @@ def _gpu() -> dict[str, Any]:
     """The GPU's name, and whether convolutions and matrix products may use TensorFloat-32 (10-bit mantissas)."""
     import torch  # here, since the import takes seconds and only GPUs need it
 
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
-    }
+    from casemate.float32_precision import uses_tf32
+
+    return {"gpu": torch.cuda.get_device_name(), "tf32": uses_tf32()}
 
 
 def machine_in_words(made: Mapping[str, Any]) -> str:

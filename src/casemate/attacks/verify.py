@@ -14,8 +14,9 @@ from torch import Tensor
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.levels import Grid, restore
 from casemate.attacks.result import Passes
+from casemate.float32_precision import full_precision
 from casemate.logits import is_valid
-from casemate.models import Classifier, full_precision
+from casemate.models import Classifier
 from casemate.norms import Ball, Bounds, norm_of
 from casemate.rows import Rows
 from casemate.types import Flags, Images, Logits, Mask, PerExample

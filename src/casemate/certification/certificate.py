@@ -24,19 +24,11 @@ from casemate.certification.taking_apart import TakenApart, take_apart
 from casemate.certification.tracing import forget_calls
 from casemate.data import Array, ImageSource, as_labelled, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
+from casemate.float32_precision import full_precision
 from casemate.intervals import Estimate, share
 from casemate.logits import is_right
 from casemate.memory import batched
-from casemate.models import (
-    Classifier,
-    as_classifier,
-    check_labels,
-    check_range,
-    check_shape,
-    full_precision,
-    judge_of,
-    user_call,
-)
+from casemate.models import Classifier, as_classifier, check_labels, check_range, check_shape, judge_of, user_call
 from casemate.models.state import frozen
 from casemate.norms import Ball, Bounds, Norm, format_eps, parse_eps, parse_norm
 from casemate.progress import NULL_OBSERVER, Observer

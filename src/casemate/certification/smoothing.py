@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from casemate.data import Array, ImageSource, LabelledImages, as_labelled, as_tensor, to_float
 from casemate.errors import ModelError, SettingError, ShapeError, kind_of
+from casemate.float32_precision import full_precision
 from casemate.logits import is_valid
 from casemate.memory import batched
 from casemate.models import (
     Classifier,
     as_classifier,
     check_labels,
-    full_precision,
     is_randomised,
     judge_of,
     preserve_state,

@@ -40,8 +40,9 @@ from casemate.evaluation.pieces import Nearest, Piece, PieceStore, piece_key, sh
 from casemate.evaluation.shards import shards_of, speedup_at_most
 from casemate.evaluation.steps import Step, StepJob, compute_step, no_images, piece_within, step_setup
 from casemate.evaluation.time_left import Afterwards, TimeLeft, cost_of, time_left
+from casemate.float32_precision import full_precision
 from casemate.logits import is_right
-from casemate.models import Classifier, Frozen, Precision, as_model, full_precision, user_call
+from casemate.models import Classifier, Frozen, Precision, as_model, user_call
 from casemate.norms import Ball, Norm, format_eps, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, Tracked, side_by_side, track
 from casemate.timing import duration

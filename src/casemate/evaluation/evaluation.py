@@ -42,12 +42,12 @@ from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.tracked import track_evaluation
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
 from casemate.files import as_path
+from casemate.float32_precision import full_precision
 from casemate.models import (
     Classifier,
     Precision,
     as_classifier,
     copied,
-    full_precision,
     has_inference_tensors,
     is_in_training,
     mean_over_samples,

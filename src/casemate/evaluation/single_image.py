@@ -7,8 +7,9 @@ from torch import nn
 
 from casemate.attacks import frozen
 from casemate.errors import ModelError
+from casemate.float32_precision import full_precision
 from casemate.logits import magnitude, top_gap
-from casemate.models import as_classifier, full_precision, judge_of, mean_over_samples
+from casemate.models import as_classifier, judge_of, mean_over_samples
 from casemate.norms import Bounds
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import seeded

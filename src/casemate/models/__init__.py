@@ -18,8 +18,6 @@ from casemate.models.classifier import Classifier as Classifier
 from casemate.models.classifier import is_numbered as is_numbered
 from casemate.models.classifier import numbered_classes as numbered_classes
 from casemate.models.ensemble import ensemble as ensemble
-from casemate.models.full_precision import full_precision as full_precision
-from casemate.models.full_precision import judge_of as judge_of
 from casemate.models.given import as_classifier as as_classifier
 from casemate.models.given import as_model as as_model
 from casemate.models.given import check_batch as check_batch
@@ -28,6 +26,7 @@ from casemate.models.given import check_shape as check_shape
 from casemate.models.given import copied as copied
 from casemate.models.given import model_of as model_of
 from casemate.models.given import same_classes as same_classes
+from casemate.models.judge import judge_of as judge_of
 from casemate.models.output_errors import backward_error as backward_error
 from casemate.models.pixel_range import check_part as check_part
 from casemate.models.pixel_range import check_range as check_range

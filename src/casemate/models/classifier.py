@@ -9,8 +9,8 @@ change.
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any, final
 
@@ -343,7 +343,7 @@ class Classifier(nn.Module):
             return nullcontext()
         if self._traits.recurrent is None:
             self._traits.recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
-        return torch.backends.cudnn.flags(enabled=False) if self._traits.recurrent else nullcontext()
+        return _without_cudnn() if self._traits.recurrent else nullcontext()
 
     def _retry(self, images: Images, error: Exception) -> Any:
         """Call a network that failed with `error` again: with images of its weights' type, or a single image twice.
@@ -377,6 +377,17 @@ class Classifier(nn.Module):
         """Type of the network's first floating-point weights; None if there are none."""
         tensors = chain(self.network.parameters(), self.network.buffers())
         return next((each.dtype for each in tensors if each.is_floating_point()), None)
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Without `torch.backends.cudnn.flags`, which fails where PyTorch's settings of precision contradict each other."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:

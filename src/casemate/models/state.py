@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from casemate.float32_precision import read_float32_precision, set_float32_precision
 from casemate.rng import all_forked, derive, seed_all
 
 _Restore = Callable[[], object]
@@ -29,15 +30,11 @@ _Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
 """How a global setting is read, and how it is set."""
 _NUMERIC: tuple[_Setting, ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (read_float32_precision, set_float32_precision),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     *(
-        (partial(getattr, backend, name), partial(setattr, backend, name))
-        for backend, names in (
-            (torch.backends.cudnn, ("enabled", "benchmark", "deterministic", "allow_tf32")),
-            (torch.backends.cuda.matmul, ("allow_tf32",)),
-        )
-        for name in names
+        (partial(getattr, torch.backends.cudnn, name), partial(setattr, torch.backends.cudnn, name))
+        for name in ("enabled", "benchmark", "deterministic")
     ),
 )
 """PyTorch's global settings on which the bits of a result depend, without the number of threads."""

@@ -15,10 +15,11 @@ from casemate.evaluation.cascade_result import Cascade
 from casemate.evaluation.clean import CleanResult
 from casemate.evaluation.curves import Curve, LastIterates, eps_curve, steps_curve
 from casemate.evaluation.findings.outputs import Gathering, Outputs
+from casemate.float32_precision import full_precision
 from casemate.logits import is_right
 from casemate.losses import LossName
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, full_precision
+from casemate.models import Classifier, Frozen
 from casemate.norms import Norm
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels, Logits

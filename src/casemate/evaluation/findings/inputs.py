@@ -17,8 +17,9 @@ from casemate.evaluation.findings.finding import Severity
 from casemate.evaluation.findings.outputs import FIRST
 from casemate.evaluation.intervals import mcnemar, percent, share
 from casemate.evaluation.single_image import predict_singly
+from casemate.float32_precision import full_precision
 from casemate.logits import difference, is_right, magnitude
-from casemate.models import full_precision, with_fixed_seed
+from casemate.models import with_fixed_seed
 from casemate.models.accel.equivalence import TOLERANCE
 from casemate.norms import Ball
 from casemate.types import Labels, Logits

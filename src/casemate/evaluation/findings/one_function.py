@@ -13,9 +13,10 @@ from casemate.errors import ModelError
 from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.intervals import percent
+from casemate.float32_precision import full_precision
 from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import batched
-from casemate.models import Classifier, copied, full_precision
+from casemate.models import Classifier, copied
 from casemate.models.state import restored
 from casemate.norms import Ball
 from casemate.rng import Streams, derive
