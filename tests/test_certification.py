@@ -2,6 +2,8 @@
 
 import gc
 import math
+import random
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from casemate.attacks import PGD
 from casemate.certification import (
+    Method,
     bound_layers,
     certify,
     interval_margins,
@@ -619,7 +622,7 @@ def test_what_has_no_bounds_is_named_with_what_has(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:the network returns other logits")
 def test_a_trace_that_is_not_the_model_is_refused() -> None:
-    with pytest.raises(ModelError, match="other logits than the model"):
+    with pytest.raises(ModelError, match=r"other operations .* keeps something between calls"):
         certify(Classifier(Counts(), input_shape=SHAPE, classes=3), some_images(2), [0, 1], eps=0.1)
 
 
@@ -774,7 +777,7 @@ def test_a_trace_that_stops_being_the_model_is_noticed() -> None:
 
     use(70)
     numbers["factor"] = 2.0
-    with pytest.raises(ModelError, match="compute other logits than the model"):
+    with pytest.raises(ModelError, match="executes other operations"):
         use(64)  # one of them compares the trace again
 
 
@@ -932,6 +935,19 @@ class OnTensors(nn.Module):
         return self.change(images, logits) if isinstance(logits, Tensor) else logits
 
 
+def turned_by_numpy(images: Tensor, logits: Tensor) -> Tensor:
+    """The same, written by NumPy into the memory of the logits, which PyTorch does not see."""
+    pixels, numbers = images.detach().numpy(), logits.detach().numpy()
+    numbers[...] = np.where(pixels[:, 0, 0, :1] > 0.55, numbers[:, ::-1], numbers)
+    return logits
+
+
+def raised_by_numpy(images: Tensor, logits: Tensor) -> Tensor:
+    """The first logit raised by 3, in the same way."""
+    logits.detach().numpy()[:, 0] += 3
+    return logits
+
+
 class Autocast(nn.Module):
     """Computes in bfloat16, where the looser comparison of a training sees no difference."""
 
@@ -962,11 +978,12 @@ def with_a_forward_of_its_own() -> nn.Module:
     [
         (with_a_hook, "no bounds for the Classifier: it has hooks, or a forward of its own"),
         (with_a_forward_of_its_own, r"no bounds for the layer .*1 \(Linear\): it has hooks, or a forward of its own"),
-        (lambda: OnTensors(turned), "on some images of the balls: its forward is random, depends on the images"),
+        (lambda: OnTensors(turned), r"the first is aten\.\w+.*depends on the images in Python code"),
         (lambda: OnTensors(lambda images, logits: logits + 1e-4 * torch.rand_like(logits)), "forward is random"),
-        (Autocast, "or computes in lower precision than float32"),
+        (Autocast, r"the first is aten\._to_copy.*in lower precision, as autocast does"),
+        (lambda: OnTensors(turned_by_numpy), "on some images of the balls: its forward is random, depends on the"),
     ],
-    ids=["hook", "own forward", "isinstance", "random", "autocast"],
+    ids=["hook", "own forward", "isinstance", "random", "autocast", "NumPy"],
 )
 def test_what_the_trace_does_not_show_is_refused_although_it_is_the_same_at_the_images(
     make: Callable[[], nn.Module], message: str
@@ -976,6 +993,51 @@ def test_what_the_trace_does_not_show_is_refused_although_it_is_the_same_at_the_
     labels = network(images).argmax(1)
     with pytest.raises(ModelError, match=message):
         certify(network, images, labels, eps=0.09, method="interval")
+
+
+class Deep(nn.Module):
+    """Many layers: the rounding that intervals allow for exceeds its logits by far."""
+
+    def __init__(self, change: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        wide = [part for _ in range(7) for part in (nn.Linear(64, 64), nn.ReLU())]
+        self.inner, self.change = (
+            nn.Sequential(nn.Flatten(), nn.Linear(4, 64), nn.ReLU(), *wide, nn.Linear(64, 2)),
+            change,
+        )
+        for each in self.inner:
+            if isinstance(each, nn.Linear):
+                nn.init.kaiming_normal_(each.weight)
+                nn.init.zeros_(each.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.change(self.inner, images)
+
+
+def in_bfloat16(inner: nn.Module, images: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return inner(images)
+
+
+@pytest.mark.parametrize("method", ["interval", "crown-ibp", "crown"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_bfloat16,
+        lambda inner, images: inner(images + random.gauss(0, 1e-3)),
+        lambda inner, images: turned(images, inner(images)) if isinstance(images, Tensor) else inner(images),
+    ],
+    ids=["autocast", "Python's random numbers", "isinstance"],
+)
+def test_a_deep_network_hides_nothing_from_any_method(
+    change: Callable[[nn.Module, Tensor], Tensor], method: Method
+) -> None:
+    torch.manual_seed(0)
+    images = 0.5 * torch.rand(4, 1, 2, 2, generator=generator(1))
+    plain, network = Deep(lambda inner, images: inner(images)), Deep(change)
+    certify(plain, images, plain(images).argmax(1), eps=1e-3, method=method)
+    with pytest.raises(ModelError, match="executes other operations"):
+        certify(network, images, torch.zeros(4, dtype=torch.int64), eps=1e-3, method=method)
 
 
 def test_a_hook_of_all_modules_is_refused() -> None:
@@ -990,7 +1052,7 @@ def test_a_hook_of_all_modules_is_refused() -> None:
 
 def test_another_image_of_the_batch_hides_no_difference() -> None:
     """One of them has logits of a million."""
-    network = OnTensors(lambda images, logits: logits + 3 * torch.tensor([1.0, 0.0]))
+    network = OnTensors(raised_by_numpy)
     with torch.no_grad():
         network.head.weight[:] = torch.tensor([[0.0, 0.0, 0.0, 2e6], [0.0, 0.0, 0.0, 1e6]])
     images = torch.zeros(2, 1, 2, 2)
@@ -1066,6 +1128,82 @@ def test_a_sigmoid_of_several_classes_is_refused() -> None:
         ModelError, match="no bounds for a sigmoid of several classes at the end: its results are equal"
     ):
         certify(network, some_images(2), torch.tensor([0, 1]), eps=0.1)
+
+
+class Ends(nn.Module):
+    """Returns something of its logits."""
+
+    def __init__(self, end: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.head, self.end = nn.Linear(72, 3), end
+
+    def forward(self, images: Tensor) -> Any:
+        return self.end(self.head(images.flatten(1)))
+
+
+REFUSED_ENDS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "a softmax beside a sigmoid": (lambda z: (torch.sigmoid(z), F.softmax(z, 1))[0], "a sigmoid of several classes"),
+    "softmax in bfloat16": (lambda z: F.softmax(z, 1, dtype=torch.bfloat16), "a softmax in torch.bfloat16: it rounds"),
+    "softmax in float16": (lambda z: torch.softmax(z, 1, torch.float16), "a softmax in torch.float16: it rounds"),
+    "log-softmax in bfloat16": (lambda z: z.log_softmax(1, dtype=torch.bfloat16), "a log_softmax in torch.bfloat16"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the network")
+@pytest.mark.parametrize("name", REFUSED_ENDS)
+def test_an_end_that_decides_otherwise_than_the_logits_is_refused(name: str) -> None:
+    end, message = REFUSED_ENDS[name]
+    with pytest.raises(ModelError, match=f"no bounds for {message}"):
+        certify(Ends(end), some_images(2), torch.tensor([0, 1]), eps=0.1)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda z: (z, torch.sigmoid(z))[0],
+        lambda z: (F.softmax(z, 1), z)[1],
+        lambda z: (F.softmax(z, 1, dtype=torch.float32), torch.sigmoid(z))[0],
+    ],
+)
+def test_a_softmax_or_sigmoid_that_is_not_returned_does_not_matter(end: Callable[[Tensor], Any]) -> None:
+    torch.manual_seed(0)
+    plain, network, images = Ends(lambda z: z), Ends(end), some_images(6)
+    network.load_state_dict(plain.state_dict())
+    labels = plain(images).argmax(1)
+    margins = [certify(each, images, labels, eps=0.01).margin for each in (plain, network)]
+    assert torch.allclose(*margins, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("method", ["interval", "crown-ibp", "crown"])
+def test_one_logit_per_image_without_a_dimension_of_its_own(method: Method, norm: Norm) -> None:
+    torch.manual_seed(0)
+    column = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 1))
+    images = some_images(6)
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = column
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images).view(-1) * 2 / 2
+
+    labels = (column(images) > 0).long().flatten()
+    expected = certify(column, images, labels, eps=0.005, norm=norm, method=method)
+    found = certify(Flat(), images, labels, eps=0.005, norm=norm, method=method)
+    assert expected.certified.any()
+    assert torch.allclose(found.margin, expected.margin, atol=1e-5)
+
+
+def test_a_program_of_torchscript_is_refused() -> None:
+    inner, images = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)), some_images(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program: Any = torch.jit.trace(inner, images)  # pyright: ignore[reportPrivateImportUsage]
+    for network in (program, nn.Sequential(program, nn.ReLU())):
+        with pytest.raises(ModelError, match="no bounds for"):
+            certify(network, images, torch.tensor([0, 1]), eps=0.1)
 
 
 def test_the_margin_of_logits_that_are_no_numbers_is_minus_infinity() -> None:

@@ -20,6 +20,8 @@ from conftest import tiny_images
 from test_record import thirds
 
 IMAGES = tiny_images(40, noise=90.0)
+CUDNN: Any = torch.backends.cudnn
+ONEDNN: Any = torch.backends.mkldnn
 BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
 
 
@@ -99,9 +101,9 @@ SETTINGS: dict[str, Callable[[], None]] = {
     "products high": lambda: torch.set_float32_matmul_precision("high"),
     "products medium": lambda: torch.set_float32_matmul_precision("medium"),
     "products on a GPU": partial(setattr, torch.backends.cuda.matmul, "fp32_precision", "tf32"),
-    "convolutions on a GPU": partial(setattr, torch.backends.cudnn.conv, "fp32_precision", "tf32"),
-    "products on a CPU": partial(setattr, torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
-    "convolutions on a CPU": partial(setattr, torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
+    "convolutions on a GPU": partial(setattr, CUDNN.conv, "fp32_precision", "tf32"),
+    "products on a CPU": partial(setattr, ONEDNN.matmul, "fp32_precision", "bf16"),
+    "convolutions on a CPU": partial(setattr, ONEDNN.conv, "fp32_precision", "bf16"),
     "a backend": partial(setattr, torch.backends.mkldnn, "fp32_precision", "bf16"),
     "everything": partial(setattr, torch.backends, "fp32_precision", "tf32"),
     "everything exact": partial(setattr, torch.backends, "fp32_precision", "ieee"),
@@ -109,11 +111,11 @@ SETTINGS: dict[str, Callable[[], None]] = {
 """Ways to set the precision, of PyTorch's older and newer kind."""
 PLACES: tuple[Any, ...] = (
     torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.cudnn.rnn,
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
-    torch.backends.mkldnn.rnn,
+    CUDNN.conv,
+    CUDNN.rnn,
+    ONEDNN.matmul,
+    ONEDNN.conv,
+    ONEDNN.rnn,
 )
 
 

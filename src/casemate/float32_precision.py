@@ -12,15 +12,14 @@ from typing import Any, final
 
 import torch
 
+_CUDNN: Any = torch.backends.cudnn
+_ONEDNN: Any = torch.backends.mkldnn
 _OPERATIONS: tuple[Any, ...] = (
     torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.cudnn.rnn,
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
-    torch.backends.mkldnn.rnn,
+    *(_CUDNN.conv, _CUDNN.rnn),
+    *(_ONEDNN.matmul, _ONEDNN.conv, _ONEDNN.rnn),
 )
-_PLACES: tuple[Any, ...] = (torch.backends, torch.backends.cudnn, torch.backends.mkldnn, *_OPERATIONS)
+_PLACES: tuple[Any, ...] = (torch.backends, _CUDNN, _ONEDNN, *_OPERATIONS)
 """What has a setting of its own; those of whole backends come first, since setting one sets its operations too."""
 _EXACT = ("ieee", "none")
 
@@ -43,7 +42,7 @@ def read_float32_precision() -> Float32Precision:
     return Float32Precision(
         tuple(each.fp32_precision for each in _PLACES),
         _if_readable(torch.get_float32_matmul_precision),
-        _if_readable(lambda: torch.backends.cudnn.allow_tf32),
+        _if_readable(lambda: _CUDNN.allow_tf32),
     )
 
 
@@ -53,7 +52,7 @@ def set_float32_precision(wanted: Float32Precision) -> None:
     if wanted.products not in (None, now.products):
         torch.set_float32_matmul_precision(wanted.products)
     if wanted.convolutions not in (None, now.convolutions):
-        torch.backends.cudnn.allow_tf32 = wanted.convolutions
+        _CUDNN.allow_tf32 = wanted.convolutions
     for place, value in zip(_PLACES, wanted.places, strict=True):
         if place.fp32_precision != value:
             place.fp32_precision = value
@@ -71,7 +70,7 @@ def full_precision() -> Iterator[None]:
         if before.products not in (None, "highest"):
             torch.set_float32_matmul_precision("highest")
         if before.convolutions:
-            torch.backends.cudnn.allow_tf32 = False
+            _CUDNN.allow_tf32 = False
         for each in _OPERATIONS:
             if each.fp32_precision not in _EXACT:
                 each.fp32_precision = "ieee"
@@ -82,7 +81,7 @@ def full_precision() -> Iterator[None]:
 
 def uses_tf32() -> dict[str, bool]:
     """Whether NVIDIA GPUs use TensorFloat-32 in convolutions and in products."""
-    places = {"convolutions": torch.backends.cudnn.conv, "products": torch.backends.cuda.matmul}
+    places: dict[str, Any] = {"convolutions": _CUDNN.conv, "products": torch.backends.cuda.matmul}
     return {name: each.fp32_precision == "tf32" for name, each in places.items()}
 
 

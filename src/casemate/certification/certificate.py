@@ -17,10 +17,10 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from casemate.certification.operations import Interval
+from casemate.certification.operations import Interval, per_row
 from casemate.certification.propagation import bound_layers, interval_margins, linear_margins
 from casemate.certification.region import Region, region_around
-from casemate.certification.taking_apart import TakenApart, take_apart
+from casemate.certification.taking_apart import TakenApart, check_executed, take_apart
 from casemate.certification.tracing import forget_calls
 from casemate.data import Array, ImageSource, as_labelled, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
@@ -166,7 +166,7 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
     if method != "interval":
         margins = margins.fmax(linear_margins(graph, bounds, labels))
     # what overflows in float32 has no bound; where large numbers cancel, their rounding makes the interval as large
-    largest = torch.stack([each.magnitude.flatten(1).amax(1) for each in bounds.intervals]).amax(0)
+    largest = torch.stack([per_row(each.magnitude).amax(1) for each in bounds.intervals]).amax(0)
     finite = logits.isfinite().all(1) & (largest < _LARGEST)
     ending = _ending_rounding(apart, bounds.intervals[-1], unit)
     lowest = (margins.amin(1) - ending).where(finite, -torch.inf)
@@ -183,12 +183,14 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
 def _check_operations(
     model: Classifier, images: Images, logits: Logits, apart: TakenApart, ball: Ball, unit: float
 ) -> None:
-    """Raise `ModelError` unless the operations compute the model's logits up to the rounding that is allowed for.
+    """Raise `ModelError` unless the model executes the calls that its operations were made from, and they its logits.
 
     That is looked at for the images, and for points of the balls: corners in Linf, some with all pixels at the same end
-    and some at random; else points drawn at random.
+    and some at random; else points drawn at random. Logits may differ by the rounding that is allowed for.
     """
-    compared = [(images, logits), *((moved, model(moved)) for moved in _points(images, ball, model.bounds))]
+    moved = tuple(_points(images, ball, model.bounds))
+    check_executed(model, apart.calls, (images, *moved))
+    compared = [(images, logits), *((each, model(each)) for each in moved)]
     if not all(_is_rounded(found, apart, points, unit) for points, found in compared):
         raise ModelError(
             "the operations found in the model compute other logits than the model on some images of the balls: its "

@@ -23,6 +23,11 @@ Pads = tuple[int, int, int, int]
 """Zeros added on the left, on the right, above and below, as `torch.nn.functional.pad` takes them."""
 
 
+def per_row(values: Tensor) -> Tensor:
+    """The numbers of each row one after the other, `(n, numbers)`; of `(n,)` it makes `(n, 1)`."""
+    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+
+
 @final
 class Interval:
     """Lower and upper bounds of a tensor, entry by entry, `(n, *shape)`; also its centre and half its width.
@@ -89,8 +94,8 @@ class Interval:
 
     def lowest(self, rows: Tensor, owner: Tensor) -> Tensor:
         """The smallest value of each linear function in `rows` over the box of its image, `(r,)`."""
-        flat = rows.flatten(1)
-        centre, radius = self.centre.flatten(1)[owner], self.radius.flatten(1)[owner]
+        flat = per_row(rows)
+        centre, radius = per_row(self.centre)[owner], per_row(self.radius)[owner]
         return (flat * centre).sum(1) - (flat.abs() * radius).sum(1)
 
 
@@ -325,7 +330,7 @@ class Scaling(AbstractAffineOperation):
 
     def offset(self, rows: Tensor, owner: Tensor) -> Tensor:
         """`rows` times the shift, added up."""
-        return (rows * _of(self.shift, owner)).flatten(1).sum(1)
+        return per_row(rows * _of(self.shift, owner)).sum(1)
 
 
 @final
@@ -458,7 +463,7 @@ class Rectifier(AbstractNonlinearOperation):
         below = torch.where(open_, torch.where(upper > -lower, one, self.slope), fixed)
         positive, negative = rows.clamp(min=0), rows.clamp(max=0)
         made = positive * below[owner] + negative * above[owner]
-        return [made], (negative * intercept[owner]).flatten(1).sum(1)
+        return [made], per_row(negative * intercept[owner]).sum(1)
 
     def rounding(self, unit: float, *inputs: Interval) -> Tensor | None:
         """Those of the slope and of the product, and what may underflow."""
@@ -505,7 +510,7 @@ class MaximumPooling(AbstractNonlinearOperation):
         place, decided, highest = self._windows(inputs[0])
         negative = rows.clamp(max=0)
         moved = torch.where(decided[owner], rows, rows.clamp(min=0))
-        constant = torch.where(decided[owner], 0.0, negative * highest[owner]).flatten(1).sum(1)
+        constant = per_row(torch.where(decided[owner], 0.0, negative * highest[owner])).sum(1)
         channels, height, width = inputs[0].lower.shape[1:]
         flat = rows.new_zeros(len(rows), channels, height * width)
         made = flat.scatter_add(2, place.flatten(2)[owner], moved.flatten(2))

@@ -28,6 +28,7 @@ from casemate.certification.operations import (
     Reshape,
     Scaling,
     dual_radius,
+    per_row,
 )
 from casemate.certification.region import Region
 from casemate.types import Images, Labels, Logits
@@ -201,9 +202,9 @@ def _undecided(chain: _Chain, given: Interval) -> Tensor:
 def _tightened(graph: OperationGraph, bounds: LayerBounds, number: int, users: Sequence[_Chain]) -> Interval:
     """The interval of value `number` from linear bounds, for the entries that are undecided in an operation."""
     given = bounds.intervals[number]
-    open_ = torch.stack([_undecided(each, given) for each in users]).any(0).flatten(1)
+    open_ = per_row(torch.stack([_undecided(each, given) for each in users]).any(0))
     owner, entry = open_.nonzero(as_tuple=True)
-    lower, upper = given.lower.flatten(1).clone(), given.upper.flatten(1).clone()
+    lower, upper = per_row(given.lower).clone(), per_row(given.upper).clone()
     largest = max(each.lower[0].numel() for each in bounds.intervals[: number + 1])
     size = max(1, _ROWS_BYTES // (2 * given.lower.element_size() * largest))
     for start in range(0, len(owner), size):
@@ -255,7 +256,7 @@ def _backward(
             continue
         if place in bounds.errors:
             error = bounds.errors[place].expand(len(bounds.region.centre), *coefficients.shape[1:])[owner]
-            total = total - (coefficients.abs() * error).flatten(1).sum(1)
+            total = total - per_row(coefficients.abs() * error).sum(1)
         before, constant = operation.before(coefficients, owner, [bounds.intervals[each] for each in inputs])
         total = total + constant
         for each, made in zip(inputs, before, strict=True):

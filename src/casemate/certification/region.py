@@ -5,7 +5,7 @@ from typing import final
 
 from torch import Tensor
 
-from casemate.certification.operations import Interval
+from casemate.certification.operations import Interval, per_row
 from casemate.norms import Ball, Bounds, Norm, dual_norm_of
 from casemate.types import Images
 
@@ -32,7 +32,7 @@ class Region:
         found = self.box.lowest(rows, owner)
         if self.radius is None:
             return found
-        middle = (rows * self.centre[owner]).flatten(1).sum(1)
+        middle = per_row(rows * self.centre[owner]).sum(1)
         return found.maximum(middle - self.radius * dual_norm_of(rows, self.norm).to(rows.dtype))
 
 

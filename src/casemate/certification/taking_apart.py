@@ -18,12 +18,14 @@ from torch.fx.node import map_arg
 from torch.nn.utils import parametrize
 
 from casemate.certification.builder import BatchSize, GraphBuilder, RefusedError, Value
+from casemate.certification.executing import executed, executed_by_trace, first_difference
 from casemate.certification.functions import FUNCTIONS
 from casemate.certification.layers import LAYERS
 from casemate.certification.operations import Dense, Reshape
 from casemate.certification.propagation import OperationGraph
-from casemate.certification.tracing import calls_of, layers_of, unsupported
+from casemate.certification.tracing import Whole, calls_of, classified, layers_of, unsupported
 from casemate.errors import ModelError
+from casemate.memory import is_out_of_memory
 from casemate.models import Classifier
 from casemate.models.state import restored
 from casemate.rng import torch_forked
@@ -56,6 +58,8 @@ class TakenApart:
     """Of the images."""
     ending: str
     """softmax, log_softmax or sigmoid, if the model ends in one, which is left out; else ""."""
+    calls: fx.Graph
+    """The calls that the operations were made from."""
 
 
 def take_apart(model: Classifier, images: Images, *, dtype: torch.dtype | None = None) -> TakenApart:
@@ -77,8 +81,39 @@ def take_apart(model: Classifier, images: Images, *, dtype: torch.dtype | None =
     return _operations(model, calls, images.to(dtype or images.dtype))
 
 
+def check_executed(model: Classifier, calls: fx.Graph, batches: Sequence[Images]) -> None:
+    """Raise `ModelError` unless the model executes its traced calls, and nothing else, for batches of one shape.
+
+    The model does not change.
+    """
+    with torch_forked(model.device), restored(model):
+        try:
+            expected = executed_by_trace(Whole(model), calls, _as_called(model, batches[0]))
+        except Exception as error:  # such as for what TorchScript compiled, which the trace cannot call
+            if is_out_of_memory(error):
+                raise
+            raise unsupported(
+                "this model", f"its trace cannot be executed ({type(error).__name__}: {str(error).splitlines()[0]})"
+            ) from error
+        for batch in batches:
+            found = executed(lambda images: classified(model, images), _as_called(model, batch), Whole(model))
+            if (where := first_difference(found, expected)) is not None:
+                raise ModelError(
+                    f"the model executes other operations for its images than its code shows (the first is {where}): "
+                    "its forward is random, keeps something between calls, depends on the images in Python code, or "
+                    "computes in lower precision, as autocast does. Write that part without if and loops over values, "
+                    "and without autocast"
+                )
+
+
+def _as_called(model: Classifier, images: Images) -> Images:
+    """The images in the type of the model's weights, which some networks need."""
+    return images if model.dtype is None else images.to(model.dtype)
+
+
 def _compare(model: Classifier, calls: fx.Graph, images: Images) -> None:
     """Raise `ModelError` unless the operations compute the logits of the model, which does not change."""
+    check_executed(model, calls, [images])
     with torch.no_grad(), torch_forked(model.device), restored(model):
         torch.manual_seed(0)
         found = _operations(model, calls, images).logits
@@ -110,7 +145,7 @@ def _operations(model: Classifier, calls: fx.Graph, images: Images) -> TakenApar
     for node in calls.nodes:
         made.add(node)
     graph = OperationGraph(tuple(made.builder.nodes))
-    return TakenApart(graph=graph, logits=made.builder.values[-1], ending=made.ending)
+    return TakenApart(graph=graph, logits=made.builder.values[-1], ending=made.ending, calls=calls)
 
 
 @final
@@ -156,6 +191,8 @@ class _Calls:
         if _is_ending(node, kind):
             self.ending = _ENDINGS[kind]
             return given[0]
+        if kind in _ENDINGS and not node.users:
+            return None
         if build is None:
             raise unsupported(shown)
         if len(given) != 1 or node.kwargs or not isinstance(given[0], Value):
@@ -171,7 +208,12 @@ class _Calls:
             return _plain(node, given, options)
         if _is_ending(node, target):
             self.ending = _ENDINGS[target]
+            kinds = {each for each in _flat((given, options)) if isinstance(each, torch.dtype)}
+            if not kinds <= {torch.float32, torch.float64}:
+                raise unsupported(f"a {self.ending} in {kinds.pop()}", "it rounds more than float32 does")
             return self._resolved(_first_input(node))
+        if target in _ENDINGS and not node.users:
+            return None
         shown = f"the call of {target if isinstance(target, str) else getattr(target, '__name__', target)}"
         if target not in FUNCTIONS:
             raise unsupported(shown)
@@ -273,4 +315,4 @@ def _is_ending(node: fx.Node, kind: Any) -> bool:
     A log-softmax too: it shifts all logits of an image by one number, which no margin and no cross-entropy shows. What
     margins show is the rounding of an ending (`TakenApart.ending`).
     """
-    return kind in _ENDINGS and all(user.op == "output" for user in node.users)
+    return kind in _ENDINGS and [user.op for user in node.users] == ["output"]

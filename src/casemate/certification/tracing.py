@@ -135,7 +135,7 @@ def _modules(model: Classifier) -> list[tuple[str, nn.Module]]:
 
 
 @final
-class _Whole(nn.Module):
+class Whole(nn.Module):
     """A model inside another module, so that the model itself is called too."""
 
     def __init__(self, model: Classifier) -> None:
@@ -183,7 +183,7 @@ class _Tracer(fx.Tracer):
         if isinstance(m, Classifier):
             if is_altered(m):
                 raise unsupported("the Classifier", _ALTERED)
-            return super().call_module(m, partial(_classified, m), args, kwargs)
+            return super().call_module(m, partial(classified, m), args, kwargs)
         if _is_one_call(m) and is_altered(m):
             name = self.path_of_module(m).removeprefix(f"{_PREFIX}.")
             raise unsupported(f"the layer {name} ({type(m).__name__})", _ALTERED)
@@ -196,8 +196,11 @@ class _Tracer(fx.Tracer):
         return super().create_arg(a)
 
 
-def _classified(model: Classifier, images: Any) -> Any:
-    """What a classifier does with images: normalisation, network, and the part of its output that is the logits."""
+def classified(model: Classifier, images: Any) -> Any:
+    """What a classifier does with images: normalisation, network, and the part of its output that is the logits.
+
+    The images may be a placeholder of a trace; then a softmax that the network ends in is part of the result.
+    """
     if callable(model.output):
         raise unsupported("a function given as output=", "let the network return the logits")
     scaled = images if model.mean is None or model.std is None else (images - model.mean) / model.std
@@ -206,7 +209,7 @@ def _classified(model: Classifier, images: Any) -> Any:
 
 
 def _trace(model: Classifier) -> fx.Graph:
-    whole = _Whole(model)
+    whole = Whole(model)
     with torch_forked(), torch.enable_grad(), restored(model):
         try:
             return _Tracer().trace(whole)
