@@ -1170,8 +1170,8 @@ def test_a_softmax_or_sigmoid_that_is_not_returned_does_not_matter(end: Callable
     plain, network, images = Ends(lambda z: z), Ends(end), some_images(6)
     network.load_state_dict(plain.state_dict())
     labels = plain(images).argmax(1)
-    margins = [certify(each, images, labels, eps=0.01).margin for each in (plain, network)]
-    assert torch.allclose(*margins, atol=1e-4)
+    expected, found = (certify(each, images, labels, eps=0.01).margin for each in (plain, network))
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from casemate.certification import Certificate, certify
 from casemate.data import LabelledImages
-from casemate.errors import SettingError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.evaluation import certificates as module
 from casemate.evaluation import run_cascade, shards
 from casemate.evaluation.budgets import attacks_for
@@ -288,3 +288,48 @@ def test_images_that_are_all_misclassified_are_not_attacked() -> None:
     assert not found.attacked.any()
     assert not found.certified.any()
     assert found.robust_accuracy[0].value == 0
+
+
+class Turning(nn.Module):
+    """Has the weights of `network`; on bright images its logits are turned round, in code that a trace shows or not."""
+
+    def __init__(self, inner: nn.Module, *, hidden: bool) -> None:
+        super().__init__()
+        self.inner, self.hidden = inner, hidden
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.inner(images)
+        if self.hidden and not isinstance(images, Tensor):
+            return logits
+        return torch.where(images.flatten(1)[:, :1] > 0.99, logits.flip(1), logits)
+
+
+class Same(nn.Module):
+    """Has the same weights under the same names, and nothing else."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_bounds_in_the_store_are_not_those_of_a_model_with_the_same_weights_and_other_code(
+    hidden: bool, tmp_path: Path
+) -> None:
+    """They differ on none of the first images, by which evaluations are told apart."""
+    inner = network().network
+    one, other = Classifier(Same(inner)), Classifier(Turning(inner, hidden=hidden))
+    pixels, labels = IMAGES.tensors()
+    pixels[:, 0, 0, 0] = pixels[:, 0, 0, 0].clamp(max=0.9)
+    pixels[80, 0, 0, 0] = 1.0
+    settings: dict[str, Any] = {"eps": 0.005, "budget": None, "store": tmp_path}
+    kept = evaluate_certified(one, pixels, labels, **settings)
+    again = evaluate_certified(one, pixels, labels, **settings)
+    assert kept.certified[80, 0]
+    assert (again.certified == kept.certified).all()
+    assert other(pixels)[80].argmax() != labels[80]
+    with pytest.raises(ModelError, match=r"no bounds for the call of getitem|executes other operations"):
+        evaluate_certified(other, pixels, labels, **settings)

@@ -21,7 +21,7 @@ from casemate.certification.operations import Interval, per_row
 from casemate.certification.propagation import bound_layers, interval_margins, linear_margins
 from casemate.certification.region import Region, region_around
 from casemate.certification.taking_apart import TakenApart, check_executed, take_apart
-from casemate.certification.tracing import forget_calls
+from casemate.certification.tracing import calls_as_text, forget_calls
 from casemate.data import Array, ImageSource, as_labelled, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.float32_precision import full_precision
@@ -41,6 +41,9 @@ Method = Literal["interval", "crown-ibp", "crown"]
 _METHOD = one_of("interval", "crown-ibp", "crown")
 _LARGEST = 1e30
 """The largest number inside a network up to which no sum of the network overflows in float32."""
+_UNIT = torch.finfo(torch.float32).eps
+"""Relative rounding error of an operation that bounds allow for, twice the largest one in float32. Of a float64 model
+too, since `Classifier` may round its logits to float32: ties there could be decided either way."""
 _UNITS = 8
 """Roundings of exponentials, logarithms and quotients at the end of a model, in units of 1."""
 
@@ -121,14 +124,10 @@ def certify(
             fails.
         MachineError: not even one image at a time fits into memory.
     """
-    model, method = judge_of(as_classifier(model)), _METHOD.check(method, "method")
+    method = _METHOD.check(method, "method")
     batch_size = at_least(1).check(batch_size, "batch_size")
-    norm = parse_norm(norm)
-    if norm == "l0":
-        raise SettingError("norm = 'l0'; expected linf, l2 or l1: there are no certificates in l0")
-    ball = Ball(eps=parse_eps(eps), norm=norm)
-    pixels, truth = _checked(model, images, labels)
-    reached = Ball(eps=ball.reach(model.bounds), norm=norm)
+    model, ball, pixels, truth = _checked(model, images, labels, eps, norm)
+    reached = Ball(eps=ball.reach(model.bounds), norm=ball.norm)
     with _prepared(model, pixels, ball), observer.work(f"Certifying ({method})", len(pixels)) as advance:
 
         def work(part: slice) -> tuple[Tensor, ...]:
@@ -139,12 +138,49 @@ def certify(
         parts = batched(len(pixels), batch_size, work, observer)
     margin, clean = (torch.cat(column).to(pixels.device) for column in zip(*parts, strict=True))
     return Certificate(
-        margin=margin, certified=(margin > 0) & clean, clean=clean, method=method, eps=ball.eps, norm=norm
+        margin=margin, certified=(margin > 0) & clean, clean=clean, method=method, eps=ball.eps, norm=ball.norm
     )
 
 
+@torch.no_grad()
+def confirm(
+    model: nn.Module,
+    images: ImageSource,
+    labels: Array | None = None,
+    *,
+    eps: float | str,
+    norm: Norm = "linf",
+    batch_size: int = 50,
+    observer: Observer = NULL_OBSERVER,
+) -> Flags:
+    """Which images are classified correctly, after all checks that `certify` makes, but without bounds.
+
+    For images whose bounds are known from an earlier call, for a model with the same weights and the same
+    `operations_text`. For the arguments and errors see `certify`.
+    """
+    model, ball, pixels, truth = _checked(model, images, labels, eps, norm)
+    reached = Ball(eps=ball.reach(model.bounds), norm=ball.norm)
+    with _prepared(model, pixels, ball):
+
+        def work(part: slice) -> tuple[Tensor, ...]:
+            own = pixels[part].to(model.device)
+            logits, apart = model(own), take_apart(model, own, dtype=torch.float64)
+            _check_operations(model, own, logits, apart, reached, _UNIT)
+            return (is_right(logits, truth[part].to(model.device)),)
+
+        parts = batched(len(pixels), batch_size, work, observer)
+    return torch.cat([right for (right,) in parts]).to(pixels.device)
+
+
+def operations_text(model: nn.Module, images: Images) -> str:
+    """What a model computes for images, but for its weights, as text. Raises `ModelError` for one without bounds."""
+    model = judge_of(as_classifier(model))
+    with _prepared(model, images, None):
+        return calls_as_text(model)
+
+
 @contextmanager
-def _prepared(model: Classifier, images: Images, ball: Ball) -> Iterator[None]:
+def _prepared(model: Classifier, images: Images, ball: Ball | None) -> Iterator[None]:
     """The model in evaluation mode, frozen and examined; restored at the end."""
     with user_call(model, ball), frozen(model), full_precision():
         model.examine(images[:2].to(model.device))
@@ -156,25 +192,23 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
     """Bounds of the margins, float64 `(n,)`, and which images are classified correctly."""
     logits = model(images)
     apart = take_apart(model, images, dtype=torch.float64)
-    # of a float64 model too, since `Classifier` may round its logits to float32: ties there could be decided either way
-    unit = torch.finfo(torch.float32).eps
-    _check_operations(model, images, logits, apart, ball, unit)
+    _check_operations(model, images, logits, apart, ball, _UNIT)
     graph, right = apart.graph, is_right(logits, labels)
     region = region_around(images.double(), ball, model.bounds)
-    bounds = bound_layers(graph, region, unit=unit)
+    bounds = bound_layers(graph, region, unit=_UNIT)
     margins = interval_margins(graph, bounds, labels)
     if method != "interval":
         margins = margins.fmax(linear_margins(graph, bounds, labels))
     # what overflows in float32 has no bound; where large numbers cancel, their rounding makes the interval as large
     largest = torch.stack([per_row(each.magnitude).amax(1) for each in bounds.intervals]).amax(0)
     finite = logits.isfinite().all(1) & (largest < _LARGEST)
-    ending = _ending_rounding(apart, bounds.intervals[-1], unit)
+    ending = _ending_rounding(apart, bounds.intervals[-1], _UNIT)
     lowest = (margins.amin(1) - ending).where(finite, -torch.inf)
     if method == "crown":
         open_ = (right & finite & ~(lowest > 0)).nonzero().squeeze(1)  # elsewhere these slow bounds prove nothing new
         if len(open_):
             region = region_around(images[open_].double(), ball, model.bounds)
-            bounds = bound_layers(graph, region, unit=unit, tighten=True)
+            bounds = bound_layers(graph, region, unit=_UNIT, tighten=True)
             found = interval_margins(graph, bounds, labels[open_]).fmax(linear_margins(graph, bounds, labels[open_]))
             lowest[open_] = (found.amin(1) - ending[open_]).fmax(lowest[open_])
     return lowest, right
@@ -240,8 +274,17 @@ def _ending_rounding(apart: TakenApart, logits: Interval, unit: float) -> Tensor
     return 2 * unit * (4 * largest + math.log(logits.lower.shape[1]) + _UNITS)
 
 
-def _checked(model: Classifier, images: ImageSource, labels: Array | None) -> tuple[Images, Labels]:
-    """Images within the bounds, in float32 or float64, and labels. Raises as `certify`."""
+def _checked(
+    model: nn.Module, images: ImageSource, labels: Array | None, eps: float | str, norm: Norm
+) -> tuple[Classifier, Ball, Images, Labels]:
+    """The model that judges, the ball, and images within the bounds, in float32 or float64, with labels.
+
+    Raises as `certify`.
+    """
+    model, norm = judge_of(as_classifier(model)), parse_norm(norm)
+    if norm == "l0":
+        raise SettingError("norm = 'l0'; expected linf, l2 or l1: there are no certificates in l0")
+    ball = Ball(eps=parse_eps(eps), norm=norm)
     given = as_labelled(images, labels)
     pixels, truth = given.pixels, given.labels
     pixels = to_float(pixels, pixels.device) if pixels.dtype == torch.uint8 else pixels
@@ -255,4 +298,4 @@ def _checked(model: Classifier, images: ImageSource, labels: Array | None) -> tu
     pixels = pixels.to(torch.float64 if double else torch.float32).clamp(*model.bounds)
     model.infer(pixels[:2])
     check_labels(truth, len(model.classes))
-    return pixels, truth
+    return model, ball, pixels, truth

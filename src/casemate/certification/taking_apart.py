@@ -182,7 +182,7 @@ class _Calls:
     def _resolved(self, given: Any) -> Any:
         return map_arg(given, lambda node: self._results[node])
 
-    def _layer(self, name: str, node: fx.Node) -> Value:
+    def _layer(self, name: str, node: fx.Node) -> Value | None:
         layer = self._layers[name]
         kind = parametrize.type_before_parametrizations(layer)
         shown = f"the layer {name.removeprefix('model.')} ({kind.__name__})"

@@ -100,6 +100,14 @@ def forget_calls(model: Classifier) -> None:
     _traces.pop(model, None)
 
 
+def calls_as_text(model: Classifier) -> str:
+    """A text that is the same for models that compute the same but for their weights: all calls, and their layers."""
+    calls, layers = _trace(model), layers_of(model)
+    return "\n".join(
+        [str(calls), *(repr(layers[str(each.target)]) for each in calls.nodes if each.op == "call_module")]
+    )
+
+
 def _plain_attributes(module: nn.Module) -> tuple[tuple[str, object], ...]:
     """The attributes that the module's code may branch on or compute with: its mode, and numbers and texts.
 

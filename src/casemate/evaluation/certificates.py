@@ -2,9 +2,11 @@
 
     STORE/evaluations/PLAN/certificates/KEY.json   which images of a part are certified at one eps
 
-KEY is a hash of the images, of eps, norm and method (or of the settings of the smoothing), and of the code of the
-certificates; PLAN as in `pieces.py`. A file holds a hash of its content, and a damaged one is computed again. On shared
-storage there are no such files: another machine certifies again.
+KEY is a hash of the images, of eps, norm, method and the model's operations (or of the settings of the smoothing and
+the model's logits for the images), and of the code of the certificates; PLAN as in `pieces.py`. When a file is read, it
+is looked at again whether the model executes these operations for these images, and classifies them as before. A file
+holds a hash of its content, and a damaged one is computed again. On shared storage there are no such files: another
+machine certifies again.
 """
 
 import time
@@ -18,7 +20,7 @@ import torch
 
 from casemate.attacks import COMPARED_IMAGES
 from casemate.certification import certify
-from casemate.certification.certificate import Method
+from casemate.certification.certificate import Method, confirm, operations_text
 from casemate.data import LabelledImages, ReadableImages
 from casemate.engine.code_version import code_version
 from casemate.errors import StoreError
@@ -61,7 +63,11 @@ class FinishedParts:
         """Seconds that these took when they were computed."""
 
     def get(
-        self, part: LabelledImages, about: Sequence[Any], make: Callable[[], Mapping[str, Sequence[int]]]
+        self,
+        part: LabelledImages,
+        about: Sequence[Any],
+        make: Callable[[], Mapping[str, Sequence[int]]],
+        is_valid: Callable[[Mapping[str, Sequence[int]]], bool] = lambda found: True,
     ) -> Mapping[str, Sequence[int]]:
         """Whole numbers for each image of a part, by name: from the folder, or else made and kept there.
 
@@ -69,13 +75,14 @@ class FinishedParts:
 
         Args:
             part: the images.
-            about: what the numbers depend on beside images, model and code.
+            about: what the numbers depend on beside images, weights and code.
             make: computes them.
+            is_valid: whether numbers that were read can be those of the model; if not, they are made again.
         """
         if self._folder is None:
             return make()
         path = self._folder / f"{key_of([code_version(self._module), fingerprint_of_images(part), *about])}.json"
-        if (kept := _read(path)) is not None:
+        if (kept := _read(path)) is not None and is_valid(kept[1]):
             seconds, found = kept
             self.resumed += len(part)
             self.resumed_seconds += seconds
@@ -106,6 +113,7 @@ def certify_parts(
         folder: where finished parts are kept; None keeps none.
     """
     finished = FinishedParts(folder, _CODE)
+    text = "" if folder is None else operations_text(model, images.read(slice(0, COMPARED_IMAGES)).tensors()[0])
     certified = np.zeros((len(images), len(values)), dtype=bool)
     clean = np.zeros(len(images), dtype=bool)
     for at in shards_of(images) or [slice(0, 0)]:
@@ -118,7 +126,11 @@ def certify_parts(
                 found = certify(model, *some.tensors(), eps=eps, norm=norm, method=method, observer=observer)
                 return {"certified": found.certified.int().tolist(), "clean": found.clean.int().tolist()}
 
-            found = finished.get(some, [float(value), norm, method], prove)
+            def is_valid(found: Mapping[str, Sequence[int]], some: LabelledImages = some, eps: float = value) -> bool:
+                clean = confirm(model, *some.tensors(), eps=eps, norm=norm, observer=observer)
+                return clean.int().tolist() == found["clean"]
+
+            found = finished.get(some, [float(value), norm, method, text], prove, is_valid)
             if not column:
                 clean[at] = np.array(found["clean"], dtype=bool)
             left = left[np.array(found["certified"], dtype=bool)]

@@ -5,6 +5,7 @@ attacks find on the model itself says nothing about that one, so no attack is ru
 `casemate.certification.smoothed`.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from casemate.attacks import COMPARED_IMAGES
+from casemate.attacks import COMPARED_IMAGES, frozen
 from casemate.certification import SmoothedCertificate, Smoothing, certify_smoothed
 from casemate.certification.smoothing import CHECKED_IMAGES, settings_of
 from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as_readable
@@ -28,6 +29,7 @@ from casemate.evaluation.pieces import Measurements
 from casemate.evaluation.preparation import keeping_pieces
 from casemate.evaluation.probe import within_bounds
 from casemate.files import as_path
+from casemate.float32_precision import full_precision
 from casemate.models import Classifier, as_classifier
 from casemate.norms import Norm, format_eps, parse_radii
 from casemate.notebook import html_table
@@ -279,6 +281,14 @@ def evaluate_smoothed(
     )
 
 
+@torch.no_grad()
+def _logits_hash(model: Classifier, images: LabelledImages) -> str:
+    """A hash of the logits of images without noise, which tells models apart that differ in their code only."""
+    with frozen(model), full_precision():
+        logits = model(images.tensors(model.device)[0])
+    return hashlib.sha256(logits.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
 def _voted(
     model: Classifier,
     images: ReadableImages,
@@ -299,7 +309,8 @@ def _voted(
                 made = certify_smoothed(model, *some.tensors(), smoothing, seed=seed, index=index)
                 return {name: getattr(made, name).tolist() for name in ("selected", "votes", "not_finite")}
 
-            numbers.append(finished.get(some, [start, smoothing_settings(smoothing)], vote))
+            about = [start, smoothing_settings(smoothing), _logits_hash(model, some)]
+            numbers.append(finished.get(some, about, vote))
             advance(len(some), "resumed" if finished.resumed > before else "")
     columns = {name: torch.tensor([each for part in numbers for each in part[name]]) for name in numbers[0]}
     return SmoothedCertificate.from_votes(labels=images.labels, **columns, smoothing=smoothing, seed=seed)
