@@ -333,3 +333,9 @@ def test_bounds_in_the_store_are_not_those_of_a_model_with_the_same_weights_and_
     assert other(pixels)[80].argmax() != labels[80]
     with pytest.raises(ModelError, match=r"no bounds for the call of getitem|executes other operations"):
         evaluate_certified(other, pixels, labels, **settings)
+
+
+def test_no_images_are_refused_in_words() -> None:
+    pixels, labels = IMAGES.tensors()
+    with pytest.raises(ShapeError, match="no images to certify"):
+        evaluate_certified(Classifier(network().network), pixels[:0], labels[:0], eps=0.1)

@@ -423,6 +423,21 @@ def test_pixels_out_of_range_say_what_to_write() -> None:
     ATTACK(Classifier(net(), bounds=(-2, 2)), normalised, LABELS)
 
 
+OTHER_BOUNDS = {
+    (0, 255): r"images\.float\(\), or",
+    (-1, 1): r"images\.float\(\) / 255 \* 2 - 1, or",
+    (0.5, 1): r"images\.float\(\) / 255 \* 0\.5 \+ 0\.5, or",
+}
+
+
+@pytest.mark.parametrize("entrance", [each for each in (*ARRAYS, *SOURCES) if each != "Transfer's substitute"])
+@pytest.mark.parametrize("bounds", OTHER_BOUNDS)
+def test_bytes_need_a_model_of_pixels_within_0_and_1(entrance: str, bounds: tuple[float, float]) -> None:
+    model = Classifier(net(), input_shape=SHAPE, classes=NAMES, bounds=bounds)
+    with pytest.raises(ShapeError, match=rf"bytes \(uint8\), which stand for .*bounds are .*{OTHER_BOUNDS[bounds]}"):
+        enter(entrance, model, PIXELS, LABELS)
+
+
 def test_the_module_is_as_it_was() -> None:
     model = net().train()
     model[1].eval()  # pyright: ignore[reportIndexIssue]

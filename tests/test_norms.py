@@ -318,7 +318,22 @@ def test_eps_is_read(text: str | float, value: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["-0.1", "-1/255", "nan", "inf", "-inf", "x/0", "1/0", "abc", "", "8/", "1e400", "1" + 400 * "0" + "/3", math.nan],
+    [
+        "-0.1",
+        "-1/255",
+        "nan",
+        "inf",
+        "-inf",
+        "x/0",
+        "1/0",
+        "abc",
+        "",
+        "8/",
+        "1e400",
+        "1" + 400 * "0" + "/3",
+        math.nan,
+        True,
+    ],
 )
 def test_an_eps_that_is_no_radius_is_refused(text: str | float) -> None:
     with pytest.raises(SettingError):

@@ -57,6 +57,8 @@ def parse_eps(text: str | float, name: str = "eps") -> float:
             f"{name} = {text}, which is {math.prod(np.shape(text))} numbers; expected one {name} per attack: for "
             "several, eps_curve or sweep_eps takes them as values, and evaluate as eps="
         )
+    if isinstance(text, bool | np.bool_):
+        raise SettingError(f"{name} {text} is not a number; write 0.03 or 8/255")
     try:
         value = float(Fraction(text)) if isinstance(text, str) and "/" in text else float(text)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:

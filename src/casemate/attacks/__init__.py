@@ -30,6 +30,7 @@ from casemate.attacks.gradient import AbstractGradientAttack as AbstractGradient
 from casemate.attacks.gradient import Transferable as Transferable
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
 from casemate.attacks.inputs import as_images as as_images
+from casemate.attacks.inputs import check_first as check_first
 from casemate.attacks.inputs import check_images as check_images
 from casemate.attacks.lbfgs import LBFGS as LBFGS
 from casemate.attacks.noise import CornerNoise as CornerNoise

@@ -231,7 +231,7 @@ class AbstractAttack(ABC):
                 f"{type(self).__name__} got images without labels; give the true classes too. A DataLoader or a "
                 "Dataset is read by casemate.data.as_labelled: attack(model, *as_labelled(loader).tensors())"
             )
-        images = as_images(images)
+        images = as_images(images, known)
         if isinstance(labels, Criterion):
             check_pixels(known, images)
             whole = _own_criterion(self, labels, len(images), len(known.classes), targets)

@@ -3,15 +3,19 @@
 import torch
 from torch import Tensor
 
-from casemate.attacks.prepare import prepare_images
-from casemate.data import Array, as_tensor, dimensions_remedy, to_float
+from casemate.attacks.prepare import COMPARED_IMAGES, prepare_images
+from casemate.data import Array, ReadableImages, as_tensor, dimensions_remedy, to_float
 from casemate.errors import ModelError, ShapeError
-from casemate.models import Classifier, check_labels, check_range, check_shape
+from casemate.models import Classifier, check_labels, check_range, check_shape, check_type
 
 
-def as_images(given: Array) -> Tensor:
-    """Images as a tensor of the type that they have; bytes (uint8) are scaled to [0, 1]."""
+def as_images(given: Array, model: Classifier) -> Tensor:
+    """Images as a tensor of the type that they have; bytes (uint8) are scaled to [0, 1].
+
+    Raises `ShapeError` for bytes if the model's bounds are others.
+    """
     images = as_tensor(given, "images")
+    check_type(images, model.bounds)
     return to_float(images, images.device) if images.dtype == torch.uint8 else images
 
 
@@ -36,6 +40,13 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor, *, start: in
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
     check_labels(labels, len(model.classes))
+
+
+def check_first(model: Classifier, images: ReadableImages, count: int = COMPARED_IMAGES) -> None:
+    """Raise `ShapeError` unless the first images and labels have the type, shape and range that the model takes."""
+    few = images.read(slice(0, count))
+    check_type(few.pixels, model.bounds)
+    check_images(model, *few.tensors(model.device))
 
 
 def check_pixels(model: Classifier, images: Tensor, start: int | None = None) -> None:

@@ -243,7 +243,8 @@ def sweep_eps(
     """
     values, attack = _ascending(values), as_attack(attack, AbstractGradientAttack)
     given = as_model(given)
-    known, images, labels = model_of(given), as_images(images), as_labels(labels)
+    known = model_of(given)
+    images, labels = as_images(images, known), as_labels(labels)
     check_images(known, images, labels)
     ball = with_eps(attack, values[-1]).ball()
     with user_call(known, ball, seed=seed) as call, prepare_for_attack(given, images) as prepared:
@@ -324,7 +325,8 @@ def sweep_steps(
     else:
         shared = [loops] if loops else []
     given = as_model(given)
-    known, images, labels = model_of(given), as_images(images), as_labels(labels)
+    known = model_of(given)
+    images, labels = as_images(images, known), as_labels(labels)
     check_images(known, images, labels)
     with user_call(known, attack.ball(), seed=seed) as call, prepare_for_attack(given, images) as prepared:
         model = prepared.copy

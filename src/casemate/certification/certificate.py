@@ -28,7 +28,16 @@ from casemate.float32_precision import full_precision
 from casemate.intervals import Estimate, share
 from casemate.logits import is_right
 from casemate.memory import batched
-from casemate.models import Classifier, as_classifier, check_labels, check_range, check_shape, judge_of, user_call
+from casemate.models import (
+    Classifier,
+    as_classifier,
+    check_labels,
+    check_range,
+    check_shape,
+    check_type,
+    judge_of,
+    user_call,
+)
 from casemate.models.state import frozen
 from casemate.norms import Ball, Bounds, Norm, format_eps, parse_eps, parse_norm
 from casemate.progress import NULL_OBSERVER, Observer
@@ -287,6 +296,7 @@ def _checked(
     ball = Ball(eps=parse_eps(eps), norm=norm)
     given = as_labelled(images, labels)
     pixels, truth = given.pixels, given.labels
+    check_type(pixels, model.bounds)
     pixels = to_float(pixels, pixels.device) if pixels.dtype == torch.uint8 else pixels
     check_shape(model, pixels)
     if not len(pixels):

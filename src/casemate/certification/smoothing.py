@@ -27,6 +27,7 @@ from casemate.models import (
     Classifier,
     as_classifier,
     check_labels,
+    check_type,
     is_randomised,
     judge_of,
     preserve_state,
@@ -231,10 +232,10 @@ def certify_smoothed(
         MachineError: not even one image at a time fits into memory.
     """
     smoothing = settings_of(smoothing)
-    given = as_labelled(images, labels)
-    found, truth = _images(given), given.labels
+    model, given = as_classifier(model), as_labelled(images, labels)
+    found, truth = _images(given, model), given.labels
     draws = {"select": smoothing.n0, "certify": smoothing.n}
-    first, votes = _count_votes(as_classifier(model), found, index, smoothing, draws, seed, observer, truth)
+    first, votes = _count_votes(model, found, index, smoothing, draws, seed, observer, truth)
     most, chosen = first[:, :-1].max(1)
     count = votes.gather(1, chosen.unsqueeze(1)).squeeze(1)
     count = count.where(most > 0, 0)  # where no class has a vote, none is selected
@@ -266,10 +267,9 @@ def predict_smoothed(
     from scipy import stats
 
     smoothing = settings_of(smoothing)
-    found = _images(images)
-    (votes,) = _count_votes(
-        as_classifier(model), found, index, smoothing, {"predict": smoothing.n}, seed, observer, None
-    )
+    model = as_classifier(model)
+    found = _images(images, model)
+    (votes,) = _count_votes(model, found, index, smoothing, {"predict": smoothing.n}, seed, observer, None)
     top, place = votes.topk(2, dim=1)
     first, both = top[:, 0].numpy(), top.sum(1).numpy()
     # under the hypothesis each of the two is as likely: the test's p-value is twice that of its upper tail
@@ -351,9 +351,10 @@ def smoothed(
     return with_network(model, _SmoothedNetwork(model, smoothing.sigma, draws, output))
 
 
-def _images(given: Array | LabelledImages) -> Images:
-    """Images as floating-point tensors; bytes are scaled to [0, 1]."""
+def _images(given: Array | LabelledImages, model: Classifier) -> Images:
+    """Images as floating-point tensors; bytes are scaled to [0, 1]. Raises `ShapeError` where the bounds are others."""
     images = given.pixels if isinstance(given, LabelledImages) else as_tensor(given, "images")
+    check_type(images, model.bounds)
     return to_float(images, images.device) if images.dtype == torch.uint8 else images
 
 

@@ -89,8 +89,9 @@ def to_float(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Ima
 class LabelledImages:
     """Labelled images as stored: `pixels` `(n, channels, height, width)`, `labels` int64 `(n,)`.
 
-    Pixels are bytes (uint8), which are scaled to [0, 1], or floating-point numbers within the model's bounds. Raises
-    `DataError` for other types, shapes or lengths. NumPy arrays, lists, and whole numbers of other types are converted.
+    Pixels are bytes (uint8), which are scaled to [0, 1] and need a model with these bounds, or floating-point numbers
+    within the model's bounds. Raises `DataError` for other types, shapes or lengths. NumPy arrays, lists, and whole
+    numbers of other types are converted.
     """
 
     pixels: Pixels | Images

@@ -317,7 +317,7 @@ def fit_mahalanobis(
     """
     model, given = as_classifier(model), as_labelled(images, labels)
     truth = given.labels.cpu()
-    check_images(model, as_images(given.pixels), truth)
+    check_images(model, as_images(given.pixels, model), truth)
     features, name = _features(model, given.pixels, layer, batch_size)
     classes = truth.unique()
     means = torch.stack([features[truth == each].mean(0) for each in classes])
@@ -378,7 +378,7 @@ def _over_batches(
 ) -> Tensor:
     """What `compute` returns for all images, on the CPU, with the model in evaluation mode."""
     at_least(1).check(batch_size, "batch_size")
-    images = as_images(given.pixels if isinstance(given, LabelledImages) else given)
+    images = as_images(given.pixels if isinstance(given, LabelledImages) else given, model)
     check_pixels(model, images)
     if not len(images):
         raise ShapeError("no images; expected at least one")

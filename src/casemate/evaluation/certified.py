@@ -363,7 +363,7 @@ def evaluate_certified(
             bounds for.
         images, labels: as for `casemate.evaluate`.
         eps: one radius or several, in pixel units, above zero.
-        norm: linf, l2 or l1.
+        norm: linf, l2 or l1; l0 too for a certificate from elsewhere.
         method: of `casemate.certification.certify`.
         budget: the attacks, see `casemate.evaluate`; None: only certify.
         sample: number of certified images that are attacked all the same, drawn with `seed`, each at the largest eps at
@@ -392,6 +392,8 @@ def evaluate_certified(
     norm, model = parse_norm(norm), as_classifier(model)
     attacks = {} if budget is None else attacks_for(budget, norm, values[0], randomised=False)
     given = as_readable(images, labels)
+    if not len(given):
+        raise ShapeError("no images to certify; expected at least one")
     if claimed is not None:
         _check_claim(claimed, read, values, len(given), budget)
     given = within_bounds(given, model)

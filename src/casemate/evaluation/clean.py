@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from casemate.attacks import check_images, frozen
+from casemate.attacks import check_first, check_images, frozen
 from casemate.data import Array, ImageSource, ReadableImages, as_readable
 from casemate.errors import ShapeError
 from casemate.evaluation.intervals import Estimate, mean, share
@@ -114,9 +114,8 @@ def evaluate_clean(
     if not len(images):
         raise ShapeError("no images to classify; expected at least one")
     with user_call(model), frozen(model), observer.work("Classifying", len(images)) as advance:
-        few, some = images.read(slice(0, 2)).tensors(model.device)
-        check_images(model, few, some)
-        model.examine(few)
+        check_first(model, images, 2)
+        model.examine(images.read(slice(0, 2)).tensors(model.device)[0])
 
         count = len(images)
         prediction, loss = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float32)

@@ -15,7 +15,7 @@ from casemate.attacks import (
     Passes,
     Sweep,
     as_attack,
-    check_images,
+    check_first,
     group_size,
     prepare_for_attack,
     sweep_eps,
@@ -288,7 +288,7 @@ def _curve(
     """
     batch_size = at_least(1).check_optional(batch_size, "batch_size")
     passes, known = Passes(), model_of(model)
-    check_images(known, *images[:COMPARED_IMAGES].tensors(known.device))
+    check_first(known, images)
     most = attack.max_passes(len(known.classes))
     work = runs * len(images) * most.total
     images = images.to_device_if_small(known.device)

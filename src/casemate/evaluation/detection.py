@@ -289,7 +289,8 @@ def evaluate_detector(
         not_negative().check(each, "weights")
     batch_size = at_least(1).check(batch_size, "batch_size")
     given = as_labelled(images, labels)
-    model, images, truth = as_classifier(model), as_images(given.pixels), given.labels
+    model, truth = as_classifier(model), given.labels
+    images = as_images(given.pixels, model)
     ball = Ball(eps=parse_eps(eps), norm=_NORM.check(norm, "norm"))
     budget = {"eps": ball.eps, "norm": ball.norm, "steps": steps, "restarts": restarts}
     runs: list[AbstractAttack] = [PGD(**budget, loss=_Selective())]

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from casemate.attacks import COMPARED_IMAGES, Misclassification, check_images, frozen, input_gradient
+from casemate.attacks import Misclassification, check_first, frozen, input_gradient
 from casemate.data import Array, ImageSource, as_labelled
 from casemate.losses import LossName
 from casemate.models import as_classifier, freeze_unoptimized
@@ -37,7 +37,7 @@ def zero_gradients(
     """
     losses, batch_size = listed(losses, "losses"), at_least(1).check(batch_size, "batch_size")
     model, given = as_classifier(model), as_labelled(images, labels)
-    check_images(model, *given[:COMPARED_IMAGES].tensors(model.device))
+    check_first(model, given)
     found: dict[str, list[np.ndarray]] = {loss: [] for loss in losses}
     with frozen(model), observer.work("Looking for zero gradients", len(given) * len(losses)) as advance:
         model = freeze_unoptimized(model, batch_size).copy
@@ -73,7 +73,7 @@ def gradient_alignment(
     """
     batch_size = at_least(1).check(batch_size, "batch_size")
     model, given = as_classifier(model), as_labelled(images, labels)
-    check_images(model, *given[:COMPARED_IMAGES].tensors(model.device))
+    check_first(model, given)
     found: list[np.ndarray] = []
     ball = Ball(eps=radius)
     with frozen(model), observer.work("Comparing gradients nearby", len(given)) as advance:

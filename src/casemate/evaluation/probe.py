@@ -10,7 +10,7 @@ from casemate.attacks import check_images, frozen
 from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import ShapeError
 from casemate.evaluation.shards import shards_of
-from casemate.models import Classifier, is_randomised, judge_of
+from casemate.models import Classifier, check_type, is_randomised, judge_of
 from casemate.models.pixel_range import BEYOND
 from casemate.types import Labels
 
@@ -34,7 +34,9 @@ def probe_model(model: Classifier, images: ReadableImages) -> bool:
         raise ShapeError("no images; expected at least one")
     judge_of(model)  # raises, before any attack, for a model with which claims cannot be checked
     for part in shards_of(images) if isinstance(images, LabelledImages) else [slice(0, PROBED)]:
-        check_images(model, *images.read(part).tensors(), start=part.start)
+        found = images.read(part)
+        check_type(found.pixels, model.bounds)
+        check_images(model, *found.tensors(), start=part.start)
     _check_labels(images.labels, len(model.classes))
     few, _ = images.read(slice(0, PROBED)).tensors(model.device)
     with frozen(model):
@@ -55,7 +57,8 @@ def _check_labels(labels: Labels, classes: int) -> None:
 def within_bounds(images: ReadableImages, model: Classifier) -> ReadableImages:
     """The images with pixels that are beyond the model's bounds by rounding at the bound, as attacks take them.
 
-    Pixels further out stay, since `check_images` refuses them.
+    Pixels further out stay, since `check_images` refuses them. Raises `ShapeError`, at the latest when they are read,
+    for bytes where the bounds are others than [0, 1].
     """
     found = _Clamped(images, *model.bounds)
     return found.read(slice(None)) if isinstance(images, LabelledImages) else found
@@ -80,6 +83,7 @@ class _Clamped:
     def read(self, positions: slice | Tensor) -> LabelledImages:
         found = self.images.read(positions)
         pixels = found.pixels
+        check_type(pixels, (self.low, self.high))
         if pixels.dtype == torch.uint8 or not len(pixels):
             return found
         beyond = max(self.low - pixels.amin().item(), pixels.amax().item() - self.high)

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import nn
 
-from casemate.attacks import Misclassification, check_images
+from casemate.attacks import Misclassification, check_first
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.shards import shards_of
 from casemate.evaluation.single_image import has_margin, predict_parts_singly
@@ -50,8 +50,7 @@ def prove(found: Evaluation, model: nn.Module, observer: Observer = NULL_OBSERVE
     """
     model = as_classifier(model)
     labels, shards = found.images.labels.cpu(), shards_of(found.images)
-    few = found.images.read(slice(0, 1))
-    check_images(model, *few.tensors())
+    check_first(model, found.images, 1)
     moved = torch.from_numpy(found.cascade.first_success) >= 0
     count, largest = len(labels), 0.0
     right, proven = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)

@@ -15,7 +15,7 @@ from casemate.attacks import (
     AbstractAttack,
     Misclassification,
     as_attack,
-    check_images,
+    check_first,
     group_size,
     prepare_for_attack,
 )
@@ -141,8 +141,8 @@ def query_curve(
     batch_size = at_least(1).check_optional(batch_size, "batch_size")
     model, images = as_model(model), as_labelled(images, labels)
     known, ball = model_of(model), attack.ball()
-    few, few_labels = images[:COMPARED_IMAGES].tensors(known.device)
-    check_images(known, few, few_labels)
+    check_first(known, images)
+    few, _ = images[:COMPARED_IMAGES].tensors(known.device)
     size = min(batch_size or _MOST, _MOST, group_size(known.input_shape))
     with (
         user_call(known, ball, seed=seed),

@@ -13,7 +13,7 @@ from casemate.attacks import (
     Passes,
     Status,
     as_attack,
-    check_images,
+    check_first,
     group_size,
     prepare_for_attack,
 )
@@ -82,7 +82,7 @@ def targeted_matrix(
     model, images = as_classifier(model), as_labelled(images, labels)
     if len(images) == 0:
         raise ShapeError("no images to attack; expected at least one")
-    check_images(model, *images[:COMPARED_IMAGES].tensors(model.device))
+    check_first(model, images)
     passes = Passes()
     truths: list[torch.Tensor] = []
     reached: list[torch.Tensor] = []

@@ -1,5 +1,6 @@
 """Whether the pixels of images lie where a model's pixels do."""
 
+import torch
 from torch import Tensor
 
 from casemate.errors import ShapeError
@@ -41,10 +42,23 @@ def check_range(images: Images, bounds: Bounds, start: int | None = None) -> Non
     )
 
 
+def check_type(pixels: Tensor, bounds: Bounds) -> None:
+    """Raise `ShapeError` for bytes, which stand for pixels within [0, 1], where a model's bounds are others."""
+    if pixels.dtype == torch.uint8 and tuple(bounds) != (0, 1):
+        low, high = bounds
+        scaled = "" if (low, high) == (0, 255) else f" / 255 * {high - low:g}{f' + {low:g}' if low > 0 else ''}"
+        scaled += f" - {-low:g}" if low < 0 else ""
+        raise ShapeError(
+            f"the images are bytes (uint8), which stand for pixels within [0, 1], but the model's bounds are {bounds}; "
+            f"give floating-point numbers within these, such as images.float(){scaled}, or a Classifier for [0, 1]"
+        )
+
+
 def check_part(pixels: Tensor, bounds: Bounds, part: str) -> None:
-    """Raise `ShapeError`, which names the part of the images, unless they are bytes or pass `check_range`."""
-    if pixels.is_floating_point():
-        try:
+    """Raise `ShapeError`, which names the part of the images, unless they pass `check_type` and `check_range`."""
+    try:
+        check_type(pixels, bounds)
+        if pixels.is_floating_point():
             check_range(pixels, bounds, 0)
-        except ShapeError as error:
-            raise ShapeError(f"{part} images: {error}") from error
+    except ShapeError as error:
+        raise ShapeError(f"{part} images: {error}") from error
