@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import casemate
 from casemate.attacks import PGD
 from casemate.data import UNLABELLED, LabelledImages
-from casemate.defenses import AdversarialTraining, Recipe
+from casemate.defenses import AdversarialTraining, Recipe, RobustDistillation
 from casemate.errors import CasemateError, DataError, EvaluationError, ModelError, SettingError, ShapeError
 from casemate.evaluation import Finding, Severity, Verdict, evaluate
 from casemate.evaluation.verdict import verdict_on
@@ -655,6 +655,11 @@ class _NoWeights(nn.Module):
         ({"recipe": []}, SettingError, "recipes none; expected one or more"),
         ({"recipe": {"control": Recipe()}}, SettingError, "none called before or control"),
         ({"norm": "l3"}, SettingError, "l3"),
+        (
+            {"recipe": Recipe(objective=RobustDistillation(teacher=Classifier(tiny_model(3).network, bounds=(-1, 1))))},
+            ShapeError,
+            r"a teacher of 3 classes .* within \[-1, 1\] for a student",
+        ),
     ],
 )
 def test_bad_input_is_one_error(change: dict[str, Any], kind: type[CasemateError], says: str) -> None:

@@ -24,7 +24,7 @@ from casemate.arrays import read_safetensors
 from casemate.data import LabelledImages, digits, split
 from casemate.data.augment import AlternatingFlip, Shift
 from casemate.defenses import AdversarialTraining
-from casemate.errors import CasemateError, SettingError, ShapeError, StoreError, TrainingError
+from casemate.errors import CasemateError, ModelError, SettingError, ShapeError, StoreError, TrainingError
 from casemate.models import Classifier, create
 from casemate.models.accel.dropout import HashDropout
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
@@ -816,6 +816,17 @@ def test_a_function_is_an_objective_and_its_loss_that_of_the_validation(tmp_path
 def test_what_is_no_objective_is_refused_in_words(objective: Any, message: str) -> None:
     with as_installed(), pytest.raises(SettingError, match=message):
         _fit(TrainConfig(epochs=1, batch_size=25), objective=objective)
+
+
+def test_lazy_layers_without_weights_are_refused_before_their_first_call() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    says = r"the network's 1\.weight has no values yet.*call the network once on a few images first"
+    with pytest.raises(ModelError, match=says):
+        fit(network, _TRAIN, _VALIDATION, TrainConfig(epochs=1))
+    with pytest.raises(ModelError, match=says):
+        AdversarialTraining(eps=0.1)(Classifier(network), *_TRAIN[:4].tensors())
+    network(_TRAIN[:2].tensors()[0])
+    fit(network, _TRAIN, _VALIDATION, TrainConfig(epochs=1))
 
 
 @pytest.mark.parametrize("change", [lambda x: 255 * x, lambda x: (x - 0.5) / 0.25, lambda x: x * math.nan])

@@ -7,8 +7,9 @@ from typing import Any, final
 from torch import nn
 
 from casemate._version import __version__
-from casemate.data import Array, ImageSource, LabelledImages, StreamedImages
-from casemate.defenses import RECIPES, Recipe, needs_guard
+from casemate.data import Array, ImageSource, LabelledImages, StreamedImages, to_float
+from casemate.defenses import RECIPES, Distillation, Recipe, RobustDistillation, needs_guard
+from casemate.defenses.distillation import expect_alike
 from casemate.errors import SettingError, kind_of
 from casemate.evaluation import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
@@ -108,6 +109,10 @@ def plan_hardening(
     parts = make_parts(train, validation, test, unlabelled, images, seed)
     check_subject(subject, Ball(eps=radius, norm=measured), parts.by_use)
     recipes = named_recipes(recipe, radius, measured, subject.bounds)
+    for each in recipes.values():
+        if isinstance(each.objective, Distillation | RobustDistillation):
+            few = to_float(parts.train.pixels[:2])
+            expect_alike(as_classifier(each.objective.teacher), subject, few.to(subject.device))
     if len(recipes) == 1:
         recipes = {"hardened": next(iter(recipes.values()))}
     if parts.unlabelled is not None:

@@ -54,6 +54,7 @@ from casemate.training.objective import (
 )
 from casemate.training.processes import TrainingGroup, process_group
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot, undone_epochs
+from casemate.training.teachers import check_teachers, teachers_of
 from casemate.training.tracked import track_epoch, track_training
 from casemate.training.validation import robust_accuracy, validate
 
@@ -135,7 +136,8 @@ def fit(
         ShapeError: too few images, or images or labels that do not fit the model.
         SettingError: something that is no objective, or returns something else than a single number and the logits; a
             monitor or guard of robust accuracy with an objective that has no ball.
-        ModelError: a model that fails, does not return one logit per class, or has no gradient.
+        ModelError: a model that fails, does not return one logit per class, or has no gradient; a teacher that shares
+            layers or weights with it.
 
     An error restores the model, and is raised in all processes; an interruption (`KeyboardInterrupt`) leaves the model
     partly trained.
@@ -143,12 +145,13 @@ def fit(
     objective = as_objective(objective)
     _check_arguments(settings, augment)
     checkpoint = None if checkpoint is None else as_path(checkpoint, "checkpoint")
-    teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
+    teachers = teachers_of(objective)
     with process_group(observer) as group:
         observer = observer if group.is_first else NULL_OBSERVER
         with group.together():
             device = group.own_device(device)
             model, train, validation = as_classifier(model), as_labelled(train), as_labelled(validation)
+            check_teachers(model, teachers)
             why = "the monitor robust-accuracy, or a guard,"
             balls = balls_of(objective, why) if settings.measures_robustness else ()
             _check(model, train, "training", least=2, unlabelled=takes_unlabelled(objective))
@@ -158,7 +161,7 @@ def fit(
             with frozen(model):
                 model.examine(few)
         with (
-            user_call(model, ball_of(objective), teachers=teachers),
+            user_call(model, ball_of(objective), teachers=list(teachers.values())),
             restore_on_error(model),
             channels_last_if_supported(model, few),
         ):
@@ -520,7 +523,6 @@ def _fingerprint(
     schedule = named["schedule"]
     if callable(schedule):  # a function has no stable `repr`, so its values are hashed
         named["schedule"] = [schedule(step / 100) for step in range(100)]
-    for name, part in vars(objective).items():
-        if isinstance(part, nn.Module):  # a teacher, whose `repr` names its layers, not its weights
-            tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(part).items()}
+    for name, teacher in teachers_of(objective).items():  # their `repr` names their layers, not their weights
+        tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(teacher).items()}
     return checksum(repr((sorted(named.items()), objective, tuple(augment))), tensors | snapshot(model))
