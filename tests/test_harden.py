@@ -809,6 +809,30 @@ def test_the_command_hardens_an_own_network(run: Run, mine: str, cheap: None, tm
     assert "give --overwrite" in err
 
 
+def test_the_command_that_evaluates_the_result_is_about_the_same_attacks(
+    run: Run, mine: str, hardened: Hardened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the norm of the hardening, and for a shell: the folder's name has a space."""
+    monkeypatch.setattr("casemate.cli.harden.run.run_hardening", lambda *_, **__: hardened)
+    for norm, said in (("l2", "--eps 0.5 --norm l2"), ("linf", "--eps 0.5")):
+        line = [*COMMAND, "--eps", 0.5, "--norm", norm, "--out", f"an {norm}", "--mean", 0.5, "--std", 0.5]
+        code, shown, err = run("harden", mine, *line, "--recipe", "adversarial-training")
+        assert code == 0, err
+        expected = (
+            f"casemate evaluate {mine} --mean 0.5 --std 0.5 --weights 'an {norm}/hardened.safetensors' "
+            f"--data test.npz {said} --out 'an {norm}/evaluated'"
+        )
+        assert f"Use it: {expected}\n" in shown
+        assert json.loads(Path(f"an {norm}", "harden.json").read_text())["load"][0] == expected
+
+
+def test_a_report_from_python_evaluates_in_the_ball_of_the_hardening(hardened: Hardened, tmp_path: Path) -> None:
+    for norm, words in (("linf", "--eps 0.1"), ("l2", "--eps 0.1 --norm l2")):
+        replace(hardened, norm=norm).report(tmp_path / norm, source="mine:load", images=False)
+        command = json.loads((tmp_path / norm / "harden.json").read_text())["load"][0]
+        assert command == f"casemate evaluate mine:load --weights {tmp_path / norm / 'hardened.safetensors'} {words}"
+
+
 def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:
     code, shown, err = run("harden", mine, *COMMAND, "--out", "out", "--dry-run")
     assert code == 0, err
