@@ -17,7 +17,9 @@ from torch import Tensor, nn
 import casemate
 from casemate.attacks import PGD
 from casemate.data import UNLABELLED, LabelledImages
-from casemate.defenses import AdversarialTraining, Recipe, RobustDistillation
+from casemate.data.augment import AlternatingFlip, Shift
+from casemate.data.noise import GaussianNoise
+from casemate.defenses import TRADES, AdversarialTraining, Recipe, RobustDistillation
 from casemate.errors import CasemateError, DataError, EvaluationError, ModelError, SettingError, ShapeError
 from casemate.evaluation import Finding, Severity, Verdict, evaluate
 from casemate.evaluation.verdict import verdict_on
@@ -42,7 +44,7 @@ from casemate.report.folder import check_replaceable
 from casemate.training import CrossEntropy, TrainConfig, fit
 from casemate.training.state import Weights, snapshot
 from conftest import TINY_CLASSES, Listener, tiny_images, tiny_model
-from oracles import as_installed
+from oracles import as_installed, untyped
 from published import problems
 from test_monitor import Breaks
 from test_study import Run, runner
@@ -228,6 +230,13 @@ def test_a_collapse_is_undone_and_stated(
 
 
 @pytest.mark.integration
+def test_names_of_recipes_may_be_given_names_too(network: nn.Module) -> None:
+    planned = plan_hardening(network, TRAIN, test=TEST, eps=EPS, recipe={"one": "trades", "two": Recipe()})
+    trades = planned.recipes["one"].objective
+    assert (type(trades), trades.eps) == (TRADES, 0.1)  # type: ignore[attr-defined]
+    assert planned.recipes["two"] == Recipe()
+
+
 def test_own_recipes_have_the_names_that_they_are_given(network: nn.Module, cheap: None) -> None:
     recipes = {
         name: Recipe(objective=AdversarialTraining(eps=0.1, steps=steps)) for name, steps in (("one", 1), ("three", 3))
@@ -602,6 +611,9 @@ def _frozen_norm() -> nn.Module:
     return network
 
 
+WIDE = Classifier(tiny_model().network, bounds=(-1, 1))
+
+
 class _NoWeights(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1)[:, :3]
@@ -654,7 +666,26 @@ class _NoWeights(nn.Module):
         ({"recipe": ["adversarial-training"] * 2}, SettingError, "each of another name"),
         ({"recipe": []}, SettingError, "recipes none; expected one or more"),
         ({"recipe": {"control": Recipe()}}, SettingError, "none called before or control"),
+        (
+            {"recipe": {"mine": untyped(AdversarialTraining(eps=0.1))}},
+            SettingError,
+            "a recipe is an AdversarialTraining",
+        ),
+        ({"recipe": [untyped(AdversarialTraining(eps=0.1))]}, SettingError, "a recipe is an AdversarialTraining"),
+        ({"recipe": {"mine": "trade"}}, SettingError, "did you mean trades"),
+        ({"recipe": {untyped(1): "trades"}}, SettingError, "a recipe is named 1; expected a name that a file can have"),
+        ({"recipe": {"a/b": "trades"}}, SettingError, "a recipe is named 'a/b'; expected a name"),
         ({"norm": "l3"}, SettingError, "l3"),
+        (
+            {"model": WIDE, "recipe": Recipe(augment=(Shift(),))},
+            ModelError,
+            r"the augmentation Shift for a model with bounds \(-1.0, 1.0\); expected \(0, 1\)",
+        ),
+        (
+            {"model": WIDE, "recipe": Recipe(extra=(AlternatingFlip(), GaussianNoise()))},
+            ModelError,
+            "the augmentation GaussianNoise for a model with bounds",
+        ),
         (
             {"recipe": Recipe(objective=RobustDistillation(teacher=Classifier(tiny_model(3).network, bounds=(-1, 1))))},
             ShapeError,
@@ -664,7 +695,7 @@ class _NoWeights(nn.Module):
 )
 def test_bad_input_is_one_error(change: dict[str, Any], kind: type[CasemateError], says: str) -> None:
     given: dict[str, Any] = {"model": tiny_model().network, "train": TRAIN, "test": TEST, "eps": EPS} | change
-    with pytest.raises(kind, match=says):
+    with as_installed(), pytest.raises(kind, match=says):
         harden(**given)
 
 

@@ -21,6 +21,7 @@ from casemate.hardening.subject import check_subject
 from casemate.models import Classifier, as_classifier
 from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
 from casemate.training import Objective, TrainConfig, takes_unlabelled
+from casemate.training.images import check_augmentations
 
 
 @final
@@ -84,7 +85,7 @@ def plan_hardening(
     unlabelled: Array | LabelledImages | StreamedImages | None = None,
     eps: float | str,
     norm: str = "linf",
-    recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, Recipe] = DEFAULT_RECIPE,
+    recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, str | Recipe] = DEFAULT_RECIPE,
     settings: TrainConfig = FINE_TUNING,
     budget: Budget = "standard",
     images: int | None = None,
@@ -110,6 +111,7 @@ def plan_hardening(
     check_subject(subject, Ball(eps=radius, norm=measured), parts.by_use)
     recipes = named_recipes(recipe, radius, measured, subject.bounds)
     for each in recipes.values():
+        check_augmentations(subject, (*each.extra, *each.augment))
         if isinstance(each.objective, Distillation | RobustDistillation):
             few = to_float(parts.train.pixels[:2])
             expect_alike(as_classifier(each.objective.teacher), subject, few.to(subject.device))

@@ -39,7 +39,7 @@ from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
 from casemate.training.guard import has_collapsed
-from casemate.training.images import check_training_images
+from casemate.training.images import check_augmentations, check_training_images
 from casemate.training.objective import (
     Objective,
     PreparedObjective,
@@ -124,7 +124,8 @@ def fit(
         objective: the loss to minimise; cross-entropy if None. A function of model, images and labels that returns the
             mean loss and the logits is one too, whose loss is then that of the validation. For one that can learn
             without labels (see `takes_unlabelled`), training images may have the label `UNLABELLED`, -1.
-        augment: applied in order to every training batch.
+        augment: applied in order to every training batch; those of casemate that move or change pixels are for bounds
+            of [0, 1].
         checkpoint: a file written after every epoch; if it exists, the training is resumed from it.
         device: where to train; with several processes, "cuda" is the GPU of each one's number on its machine.
         observer: receives progress every few batches.
@@ -137,7 +138,7 @@ def fit(
         SettingError: something that is no objective, or returns something else than a single number and the logits; a
             monitor or guard of robust accuracy with an objective that has no ball.
         ModelError: a model that fails, does not return one logit per class, or has no gradient; a teacher that shares
-            layers or weights with it.
+            layers or weights with it; an augmentation that takes pixels within [0, 1] only, with other bounds.
 
     An error restores the model, and is raised in all processes; an interruption (`KeyboardInterrupt`) leaves the model
     partly trained.
@@ -152,6 +153,7 @@ def fit(
             device = group.own_device(device)
             model, train, validation = as_classifier(model), as_labelled(train), as_labelled(validation)
             check_teachers(model, teachers)
+            check_augmentations(model, augment)
             why = "the monitor robust-accuracy, or a guard,"
             balls = balls_of(objective, why) if settings.measures_robustness else ()
             _check(model, train, "training", least=2, unlabelled=takes_unlabelled(objective))
