@@ -38,7 +38,7 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
-from casemate.training.guard import has_collapsed
+from casemate.training.guard import commonest_share, has_collapsed
 from casemate.training.images import check_augmentations, check_training_images
 from casemate.training.objective import (
     Objective,
@@ -236,8 +236,9 @@ def _fit(
                     row["guard_accuracy"] = robust_accuracy(model, validation, balls, device, group, seed=settings.seed)
                 kept = [each["guard_accuracy"] for each in state.history if not each["rolled_back"]]
                 best = max([state.robust_before, *kept])
+                guessing = commonest_share(validation.labels, len(model.classes))
                 row["rolled_back"] = has_collapsed(
-                    row["guard_accuracy"], best, images=len(validation), classes=len(model.classes)
+                    row["guard_accuracy"], best, images=len(validation), guessing=guessing
                 )
                 if row["rolled_back"]:
                     current = _roll_back(model, optimizer, average, state, *before)
