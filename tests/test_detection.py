@@ -37,9 +37,10 @@ from casemate.evaluation.detection import (
     with_detector,
 )
 from casemate.models import Classifier
+from casemate.norms import Bounds
 from casemate.training.state import snapshot
 from conftest import Listener, tiny_images, tiny_model
-from oracles import as_installed, check_inside, classifier, generator
+from oracles import as_installed, check_inside, classifier, generator, untyped
 
 TRAIN, TRAIN_LABELS = tiny_images(200, seed=1).tensors()
 IMAGES, LABELS = tiny_images(24, seed=2).tensors()
@@ -103,6 +104,20 @@ def test_colour_images_keep_five_bits() -> None:
     images = torch.rand(2, 3, 6, 6, generator=generator(0))
     assert torch.equal(FeatureSqueezing().squeezed(images)[0], ReducedDepth(5)(images))
     assert torch.equal(FeatureSqueezing().squeezed(images)[1], MedianFilter(2)(images))
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 255.0), (-1.0, 1.0)])
+def test_levels_run_over_the_bounds_of_the_model(bounds: Bounds) -> None:
+    low, span = bounds[0], bounds[1] - bounds[0]
+    model = Classifier(trained().network, bounds=bounds, mean=low, std=span).eval()
+    detector, moved = FeatureSqueezing(bits=1), low + span * IMAGES
+    with torch.no_grad():
+        levels = detector.squeezed(moved, bounds)[0].unique().tolist()
+        assert levels == list(bounds)
+        for score in (detector.scores, detector.relaxed):
+            expected = getattr(FeatureSqueezing(bits=1), score.__name__)(trained(), IMAGES)
+            assert torch.allclose(score(model, moved), expected, atol=1e-4)
+            assert expected.max() > 0.05
 
 
 def test_scores_and_what_is_pursued_have_gradients_and_the_latter_does_not_vanish() -> None:
@@ -521,6 +536,16 @@ def test_no_misclassified_image_has_no_detection_rate() -> None:
         (lambda: calibrated(Brightness(), trained(), HELD_OUT[:, :, :4]), ShapeError, "images of shape"),
         (lambda: calibrated(Constant(math.nan), trained(), HELD_OUT), ShapeError, "100 of 100 scores .* not finite"),
         (lambda: calibrated(Brightness(), trained(), HELD_OUT, batch_size=0), SettingError, "batch_size = 0"),
+        (
+            lambda: calibrated(untyped(FeatureSqueezing), trained(), HELD_OUT),
+            SettingError,
+            r"the class FeatureSqueezing as a detector; expected an object with a method scores\(model, images\)",
+        ),
+        (
+            lambda: CalibratedDetector(detector=untyped(FeatureSqueezing), threshold=0.0),
+            SettingError,
+            "the class FeatureSqueezing as a detector; expected an object",
+        ),
         (
             lambda: CalibratedDetector(detector=Brightness(), threshold=0.0, spread=0.0),
             SettingError,

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 import casemate
 from casemate.attacks import PGD
 from casemate.data import UNLABELLED, LabelledImages
-from casemate.defenses import AdversarialTraining, Recipe
+from casemate.data.augment import AlternatingFlip, Shift
+from casemate.data.noise import GaussianNoise
+from casemate.defenses import TRADES, AdversarialTraining, Recipe, RobustDistillation
 from casemate.errors import CasemateError, DataError, EvaluationError, ModelError, SettingError, ShapeError
 from casemate.evaluation import Finding, Severity, Verdict, evaluate
 from casemate.evaluation.verdict import verdict_on
@@ -42,7 +44,7 @@ from casemate.report.folder import check_replaceable
 from casemate.training import CrossEntropy, TrainConfig, fit
 from casemate.training.state import Weights, snapshot
 from conftest import TINY_CLASSES, Listener, tiny_images, tiny_model
-from oracles import as_installed
+from oracles import as_installed, untyped
 from published import problems
 from test_monitor import Breaks
 from test_study import Run, runner
@@ -228,6 +230,13 @@ def test_a_collapse_is_undone_and_stated(
 
 
 @pytest.mark.integration
+def test_names_of_recipes_may_be_given_names_too(network: nn.Module) -> None:
+    planned = plan_hardening(network, TRAIN, test=TEST, eps=EPS, recipe={"one": "trades", "two": Recipe()})
+    trades = planned.recipes["one"].objective
+    assert (type(trades), trades.eps) == (TRADES, 0.1)  # type: ignore[attr-defined]
+    assert planned.recipes["two"] == Recipe()
+
+
 def test_own_recipes_have_the_names_that_they_are_given(network: nn.Module, cheap: None) -> None:
     recipes = {
         name: Recipe(objective=AdversarialTraining(eps=0.1, steps=steps)) for name, steps in (("one", 1), ("three", 3))
@@ -602,6 +611,9 @@ def _frozen_norm() -> nn.Module:
     return network
 
 
+WIDE = Classifier(tiny_model().network, bounds=(-1, 1))
+
+
 class _NoWeights(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1)[:, :3]
@@ -654,12 +666,36 @@ class _NoWeights(nn.Module):
         ({"recipe": ["adversarial-training"] * 2}, SettingError, "each of another name"),
         ({"recipe": []}, SettingError, "recipes none; expected one or more"),
         ({"recipe": {"control": Recipe()}}, SettingError, "none called before or control"),
+        (
+            {"recipe": {"mine": untyped(AdversarialTraining(eps=0.1))}},
+            SettingError,
+            "a recipe is an AdversarialTraining",
+        ),
+        ({"recipe": [untyped(AdversarialTraining(eps=0.1))]}, SettingError, "a recipe is an AdversarialTraining"),
+        ({"recipe": {"mine": "trade"}}, SettingError, "did you mean trades"),
+        ({"recipe": {untyped(1): "trades"}}, SettingError, "a recipe is named 1; expected a name that a file can have"),
+        ({"recipe": {"a/b": "trades"}}, SettingError, "a recipe is named 'a/b'; expected a name"),
         ({"norm": "l3"}, SettingError, "l3"),
+        (
+            {"model": WIDE, "recipe": Recipe(augment=(Shift(),))},
+            ModelError,
+            r"the augmentation Shift for a model with bounds \(-1.0, 1.0\); expected \(0, 1\)",
+        ),
+        (
+            {"model": WIDE, "recipe": Recipe(extra=(AlternatingFlip(), GaussianNoise()))},
+            ModelError,
+            "the augmentation GaussianNoise for a model with bounds",
+        ),
+        (
+            {"recipe": Recipe(objective=RobustDistillation(teacher=Classifier(tiny_model(3).network, bounds=(-1, 1))))},
+            ShapeError,
+            r"a teacher of 3 classes .* within \[-1, 1\] for a student",
+        ),
     ],
 )
 def test_bad_input_is_one_error(change: dict[str, Any], kind: type[CasemateError], says: str) -> None:
     given: dict[str, Any] = {"model": tiny_model().network, "train": TRAIN, "test": TEST, "eps": EPS} | change
-    with pytest.raises(kind, match=says):
+    with as_installed(), pytest.raises(kind, match=says):
         harden(**given)
 
 
@@ -802,6 +838,30 @@ def test_the_command_hardens_an_own_network(run: Run, mine: str, cheap: None, tm
     code, _, err = run("harden", mine, *COMMAND, "--out", "out", "--seed", 1)
     assert code == 2
     assert "give --overwrite" in err
+
+
+def test_the_command_that_evaluates_the_result_is_about_the_same_attacks(
+    run: Run, mine: str, hardened: Hardened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the norm of the hardening, and for a shell: the folder's name has a space."""
+    monkeypatch.setattr("casemate.cli.harden.run.run_hardening", lambda *_, **__: hardened)
+    for norm, said in (("l2", "--eps 0.5 --norm l2"), ("linf", "--eps 0.5")):
+        line = [*COMMAND, "--eps", 0.5, "--norm", norm, "--out", f"an {norm}", "--mean", 0.5, "--std", 0.5]
+        code, shown, err = run("harden", mine, *line, "--recipe", "adversarial-training")
+        assert code == 0, err
+        expected = (
+            f"casemate evaluate {mine} --mean 0.5 --std 0.5 --weights 'an {norm}/hardened.safetensors' "
+            f"--data test.npz {said} --out 'an {norm}/evaluated'"
+        )
+        assert f"Use it: {expected}\n" in shown
+        assert json.loads(Path(f"an {norm}", "harden.json").read_text())["load"][0] == expected
+
+
+def test_a_report_from_python_evaluates_in_the_ball_of_the_hardening(hardened: Hardened, tmp_path: Path) -> None:
+    for norm, words in (("linf", "--eps 0.1"), ("l2", "--eps 0.1 --norm l2")):
+        replace(hardened, norm=norm).report(tmp_path / norm, source="mine:load", images=False)
+        command = json.loads((tmp_path / norm / "harden.json").read_text())["load"][0]
+        assert command == f"casemate evaluate mine:load --weights {tmp_path / norm / 'hardened.safetensors'} {words}"
 
 
 def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:

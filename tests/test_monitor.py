@@ -25,7 +25,7 @@ from casemate.training import (
     fit,
     training_seconds,
 )
-from casemate.training.guard import has_collapsed
+from casemate.training.guard import commonest_share, has_collapsed
 from casemate.training.objective import balls_of
 from casemate.training.robust import withstand
 from casemate.training.state import snapshot
@@ -188,7 +188,7 @@ def test_after_a_collapse_in_the_last_epoch_the_weights_are_those_before_it(chan
     ],
 )
 def test_what_a_collapse_is(now: float, best: float, images: int, collapsed: bool) -> None:
-    assert has_collapsed(now, best, images=images, classes=10) is collapsed
+    assert has_collapsed(now, best, images=images, guessing=0.1) is collapsed
 
 
 def test_the_guard_judges_the_first_epoch_of_a_warm_start() -> None:
@@ -211,6 +211,26 @@ def test_a_first_epoch_that_is_no_better_than_guessing_does_not_end_the_training
     done = fit(tiny_model(), TRAIN, VALIDATION, settings, objective=Breaks(at=(1,)))
     assert not any(row["rolled_back"] for row in done.history)
     assert done.history[-1]["guard_accuracy"] > done.history[0]["guard_accuracy"] + 0.2
+
+
+def test_what_a_constant_prediction_withstands_is_guessing_where_one_class_is_common() -> None:
+    """Ninety of a hundred validation images have one label, which the network predicts for every image at first."""
+    rare = [place for label in (0, 2) for place in (VALIDATION.labels == label).nonzero().flatten()[:3].tolist()]
+    common = (VALIDATION.labels == 1).nonzero().flatten()
+    validation = VALIDATION[torch.cat([common.repeat(3)[:54], torch.tensor(rare)])]
+    assert commonest_share(validation.labels, 3) == 0.9
+    assert commonest_share(VALIDATION.labels[VALIDATION.labels > 0], 10) == pytest.approx(0.5, abs=0.1)
+    assert commonest_share(torch.arange(4), 3) == 1 / 3
+
+    model = tiny_model()
+    with torch.no_grad():
+        last = model.network[-1]  # type: ignore[index]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    settings = replace(STEEP, guard=True, epochs=2)
+    done = fit(model, TRAIN, validation, settings, objective=Breaks(at=(1,)))
+    assert done.history[0]["guard_accuracy"] < 0.6
+    assert not done.history[0]["rolled_back"]
 
 
 def test_patience_does_not_count_epochs_that_were_undone() -> None:

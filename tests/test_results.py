@@ -52,7 +52,7 @@ from casemate.evaluation import (
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.record import is_hashed
-from casemate.evaluation.verdict import Grade, Trust, Verdict, verdict_on
+from casemate.evaluation.verdict import Borders, Grade, Trust, Verdict, verdict_on
 from casemate.models import Classifier
 from casemate.norms import WrittenEps, format_eps, parse_eps, with_text
 from casemate.report.advice import NextStep, steps_after
@@ -653,4 +653,10 @@ def test_commands_of_a_report_are_those_that_made_it(report: Path) -> None:
         f"--seed {made.seed}"
     )
     assert "--data TRAINING-IMAGES --test test.npz" in made.harden_command()
+    read = replace(
+        made, data_options=("--labels", "a.csv", "--resize", "40", "30", "--subset", "first", "--crop", "28")
+    )
+    assert "--test test.npz --resize 40 30 --crop 28 --eps" in read.harden_command()
+    own = tuple(replace(each, borders=Borders(broken=0.2)) for each in made.verdicts)
+    assert " --borders 0.2 0.5 0.9 " in replace(made, verdicts=own).evaluate_command()
     assert replace(made, model_options=("--black-box",)).harden_command() == ""

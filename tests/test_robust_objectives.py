@@ -201,6 +201,21 @@ def test_a_perturbation_of_nothing_changes_nothing_and_of_something_raises_the_l
     assert losses[2] > losses[0] + 1e-3
 
 
+@pytest.mark.parametrize("name", PERTURBED)
+def test_where_only_biases_and_normalisation_are_trained_nothing_is_perturbed(name: str) -> None:
+    objective: Any = ALL[name]
+    losses = list[float]()
+    for gamma in (0.0, 0.05):
+        model = settled()
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.ndim == 1)
+        torch.manual_seed(5)
+        loss, _ = replace(objective, weight_perturbation=gamma)(model, IMAGES, LABELS)
+        assert gradients(model, loss)
+        losses.append(loss.item())
+    assert losses[1] == losses[0]
+
+
 # ----------------------------------------------------------------------------------------------------- one step each
 
 

@@ -18,13 +18,14 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from casemate.arrays import read_safetensors
 from casemate.data import LabelledImages, digits, split
-from casemate.data.augment import AlternatingFlip, Shift
-from casemate.defenses import AdversarialTraining
-from casemate.errors import CasemateError, SettingError, ShapeError, StoreError, TrainingError
+from casemate.data.augment import Affine, AlternatingFlip, Augmentation, Flip, GaussianBlur, RandomApply, Shift
+from casemate.data.noise import GaussianNoise, SaltAndPepper, Speckle
+from casemate.defenses import AdversarialTraining, Recipe
+from casemate.errors import CasemateError, ModelError, SettingError, ShapeError, StoreError, TrainingError
 from casemate.models import Classifier, create
 from casemate.models.accel.dropout import HashDropout
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
@@ -816,6 +817,48 @@ def test_a_function_is_an_objective_and_its_loss_that_of_the_validation(tmp_path
 def test_what_is_no_objective_is_refused_in_words(objective: Any, message: str) -> None:
     with as_installed(), pytest.raises(SettingError, match=message):
         _fit(TrainConfig(epochs=1, batch_size=25), objective=objective)
+
+
+_OF_UNIT_PIXELS: list[Augmentation] = [
+    *(Shift(), Affine(), GaussianBlur(), GaussianNoise(std=0.01), Speckle(), SaltAndPepper()),
+    RandomApply(change=Shift()),
+]
+
+
+@pytest.mark.parametrize("change", _OF_UNIT_PIXELS, ids=lambda each: type(each).__name__)
+def test_augmentations_of_pixels_within_the_unit_interval_need_such_bounds(change: Augmentation) -> None:
+    model = Classifier(tiny_model().network, bounds=(-1, 1))
+    says = rf"the augmentation {type(change).__name__} for a model with bounds \(-1.0, 1.0\); expected \(0, 1\)"
+    settings = TrainConfig(epochs=1)
+    with pytest.raises(ModelError, match=says):
+        fit(model, _TRAIN, _VALIDATION, settings, augment=[change])
+    for recipe in (Recipe(extra=(change,)), Recipe(augment=(change,))):
+        with pytest.raises(ModelError, match=says):
+            recipe.fit(model, _TRAIN, _VALIDATION, settings)
+
+
+def test_flips_and_functions_of_a_users_own_take_any_bounds() -> None:
+    model = Classifier(tiny_model().network, bounds=(-1, 1))
+    images, labels = _TRAIN.tensors()
+    wide = 2 * images - 1, labels
+
+    def darker(images: Tensor, index: Tensor, epoch: int, generator: Generator) -> Tensor:
+        del index, epoch, generator
+        return images - 0.1
+
+    flips = [AlternatingFlip(), Flip(), RandomApply(change=Flip()), darker]
+    fit(model, wide, wide, TrainConfig(epochs=1), augment=flips)
+
+
+def test_lazy_layers_without_weights_are_refused_before_their_first_call() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    says = r"the network's 1\.weight has no values yet.*call the network once on a few images first"
+    with pytest.raises(ModelError, match=says):
+        fit(network, _TRAIN, _VALIDATION, TrainConfig(epochs=1))
+    with pytest.raises(ModelError, match=says):
+        AdversarialTraining(eps=0.1)(Classifier(network), *_TRAIN[:4].tensors())
+    network(_TRAIN[:2].tensors()[0])
+    fit(network, _TRAIN, _VALIDATION, TrainConfig(epochs=1))
 
 
 @pytest.mark.parametrize("change", [lambda x: 255 * x, lambda x: (x - 0.5) / 0.25, lambda x: x * math.nan])

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Annotated, Protocol, final, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,11 @@ class Augmentation(Protocol):
         `index` are the images' positions in the data set; `generator` is on the CPU.
         """
         ...
+
+
+def takes_unit_pixels(change: Augmentation) -> bool:
+    """Whether an augmentation takes pixels within [0, 1] only: it says so by `unit_pixels`."""
+    return bool(getattr(change, "unit_pixels", False))
 
 
 def _uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -78,6 +83,7 @@ class Flip:
 class Shift:
     """Translate each image along each axis by a random whole number of pixels; new pixels are black."""
 
+    unit_pixels: ClassVar[bool] = True
     pixels: Annotated[int, at_least(0)] = 1
     """Largest translation along each axis, in pixels."""
 
@@ -106,6 +112,7 @@ class Affine:
     A sequence of several interpolations would blur the images more.
     """
 
+    unit_pixels: ClassVar[bool] = True
     rotation: Annotated[float, between(0, 180, "degrees")] = 15.0
     """Largest rotation in either direction, in degrees."""
     shift: Annotated[float, between(0, 1, "a share of the side")] = 0.1
@@ -131,6 +138,7 @@ class Affine:
 class GaussianBlur:
     """Convolve each channel with a Gaussian, the same for every image (the study's section 3.5.1: 3 x 3, sigma 1)."""
 
+    unit_pixels: ClassVar[bool] = True
     size: Annotated[int, Rule("an odd number of pixels", lambda size: index(size) >= 1 and size % 2 == 1)] = 3
     """Pixels along a side of the kernel, odd."""
     sigma: Annotated[float, between(1e-3, math.inf, without_high=True)] = 1.0
@@ -172,6 +180,11 @@ class RandomApply:
 
     def __post_init__(self) -> None:
         expect(self)
+
+    @property
+    def unit_pixels(self) -> bool:
+        """Whether the augmentation takes pixels within [0, 1] only."""
+        return takes_unit_pixels(self.change)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with the augmentation applied to randomly chosen images, the others unchanged."""

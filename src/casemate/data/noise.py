@@ -4,7 +4,7 @@ They are `Augmentation`s, drawn anew for each example and epoch. Noise inside a 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, final
+from typing import Annotated, ClassVar, final
 
 import torch
 from jaxtyping import Int64
@@ -26,6 +26,7 @@ def _normal(images: Images, generator: Generator) -> Tensor:
 class GaussianNoise:
     """Add independent normal noise to every pixel and channel."""
 
+    unit_pixels: ClassVar[bool] = True
     std: Annotated[float, between(0, _LARGEST, unit="in units of pixels within [0, 1]")] = 0.1
     """Standard deviation of the noise, in units of pixels within [0, 1]."""
 
@@ -43,6 +44,7 @@ class GaussianNoise:
 class Speckle:
     """Multiply every pixel and channel by one plus independent normal noise, so that black stays black."""
 
+    unit_pixels: ClassVar[bool] = True
     std: Annotated[float, between(0, _LARGEST, unit="in units of pixels within [0, 1]")] = 0.3
     """Standard deviation of the factor that multiplies each pixel; its mean is 1."""
 
@@ -60,6 +62,7 @@ class Speckle:
 class SaltAndPepper:
     """Make a random part of the pixels white or black, half each, in all channels at once."""
 
+    unit_pixels: ClassVar[bool] = True
     share: Annotated[float, between(0, 1, "a probability")] = 0.05
     """Probability that a pixel becomes white or black."""
 

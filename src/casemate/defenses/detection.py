@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index
-from typing import Annotated, Protocol, final, runtime_checkable
+from typing import Annotated, Any, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from casemate.errors import ModelError, SettingError, ShapeError, kind_of
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
 from casemate.models import Classifier, as_classifier, user_call
+from casemate.norms import Bounds
 from casemate.settings import Rule, at_least, between, expect, positive
 from casemate.types import Flags, Images, PerExample
 
@@ -81,8 +82,8 @@ class FeatureSqueezing:
 
     def scores(self, model: Classifier, images: Images) -> PerExample:
         """The largest L1 distance between probabilities; squeezing has the derivative of the identity."""
-        clean = model(images).softmax(1)
-        return torch.stack([(model(each).softmax(1) - clean).abs().sum(1) for each in self.squeezed(images)]).amax(0)
+        clean, versions = model(images).softmax(1), self.squeezed(images, model.bounds)
+        return torch.stack([(model(each).softmax(1) - clean).abs().sum(1) for each in versions]).amax(0)
 
     def relaxed(self, model: Classifier, images: Images) -> PerExample:
         """The largest cross-entropy of a version under the class predicted for the image, its own included.
@@ -92,13 +93,18 @@ class FeatureSqueezing:
         """
         logits = model(images)
         predicted = logits.detach().argmax(1)
-        every = [logits, *(model(each) for each in self.squeezed(images))]
+        every = [logits, *(model(each) for each in self.squeezed(images, model.bounds))]
         return torch.stack([stable_cross_entropy(each, predicted) for each in every]).amax(0)
 
-    def squeezed(self, images: Images) -> list[Images]:
-        """The two versions of the images; that of fewer levels has the derivative of the images themselves (BPDA)."""
+    def squeezed(self, images: Images, bounds: Bounds = (0.0, 1.0)) -> list[Images]:
+        """The two versions of the images; that of fewer levels has the derivative of the images themselves (BPDA).
+
+        The levels run from the smallest to the largest pixel of `bounds`.
+        """
         bits = self.bits if self.bits is not None else (1 if images.shape[1] == 1 else 5)
-        return [BPDA(ReducedDepth(bits))(images), MedianFilter(self.window)(images)]
+        low, span = bounds[0], bounds[1] - bounds[0]
+        fewer = low + span * BPDA(ReducedDepth(bits))((images - low) / span)
+        return [fewer, MedianFilter(self.window)(images)]
 
 
 @final
@@ -156,6 +162,7 @@ class CalibratedDetector:
     """The share of clean images, at most, that the threshold was meant to reject; NaN for one set by hand."""
 
     def __post_init__(self) -> None:
+        _check_detector(self.detector)
         expect(self)
 
     def excess(self, model: Classifier, images: Images) -> PerExample:
@@ -203,15 +210,12 @@ def calibrated(
         false_positive_rate: largest share of these that is rejected, at least 0 and below 1.
 
     Raises:
-        SettingError: a rate outside its range, or too few images for it: of fewer than 1 / rate none may be rejected.
+        SettingError: no detector, a rate outside its range, or too few images for it: of fewer than 1 / rate none may
+            be rejected.
         ShapeError: no images, or images that the model does not take, or scores that are not finite numbers.
     """
     between(0, 1, "a share", without_high=True).check(false_positive_rate, "false_positive_rate")
-    if not callable(getattr(detector, "scores", None)):
-        raise SettingError(
-            f"{kind_of(detector)} as a detector; expected an object with a method scores(model, images), such as "
-            "FeatureSqueezing()"
-        )
+    _check_detector(detector)
     model = as_classifier(model)
     with torch.no_grad():
         scores = _over_batches(model, images, batch_size, lambda part: detector.scores(model, part))
@@ -234,6 +238,15 @@ def calibrated(
         spread=spread if spread > 0 else 1.0,
         false_positive_rate=float(false_positive_rate),
     )
+
+
+def _check_detector(detector: Any) -> None:
+    """Raise `SettingError` for what is no detector, such as the class of one."""
+    if isinstance(detector, type) or not callable(getattr(detector, "scores", None)):
+        raise SettingError(
+            f"{kind_of(detector)} as a detector; expected an object with a method scores(model, images), such as "
+            "FeatureSqueezing()"
+        )
 
 
 def fit_logistic(

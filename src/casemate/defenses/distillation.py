@@ -69,7 +69,7 @@ class Distillation:
         """Return the mean loss of the batch, and the student's logits before the division.
 
         Raises:
-            ShapeError: teacher and student differ in classes or in image shape.
+            ShapeError: teacher and student differ in classes, in image shape or in bounds.
         """
         del labels
         teacher = as_classifier(self.teacher)
@@ -86,15 +86,23 @@ class Distillation:
 
 
 def expect_alike(teacher: Classifier, student: Classifier, images: Images) -> None:
-    """Raise `ShapeError` if teacher and student differ in classes or in image shape, which `images` shows if unset."""
+    """Raise `ShapeError` if teacher and student differ in classes, in image shape or in bounds.
+
+    What is not known yet of classes and shape is found out from `images`.
+    """
     check_batch(student, images)
     teacher.infer(images)
     student.infer(images)
-    if not same_classes(teacher.classes, student.classes) or teacher.input_shape != student.input_shape:
+    alike = teacher.input_shape == student.input_shape and teacher.bounds == student.bounds
+    if not alike or not same_classes(teacher.classes, student.classes):
         raise ShapeError(
-            f"a teacher of {len(teacher.classes)} classes and images {teacher.input_shape} for a "
-            f"student of {len(student.classes)} classes and images {student.input_shape}; expected the same"
+            f"a teacher of {_described(teacher)} for a student of {_described(student)}; expected the same"
         )
+
+
+def _described(model: Classifier) -> str:
+    low, high = model.bounds
+    return f"{len(model.classes)} classes and images {model.input_shape} with pixels within [{low:g}, {high:g}]"
 
 
 @final

@@ -8,8 +8,10 @@ from torch import nn
 
 from casemate.data import ImageSource, LabelledImages, as_labelled, to_float
 from casemate.data.augment import Augmentation
+from casemate.models import as_classifier
 from casemate.rng import derive
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
+from casemate.training.images import check_augmentations
 from casemate.training.objective import as_objective
 
 _BATCH = 1000
@@ -64,5 +66,7 @@ class Recipe:
         **options: Any,
     ) -> TrainResult:
         """Train `model` in place with this recipe. For `options`, result and errors see `casemate.training.fit`."""
+        model = as_classifier(model)
+        check_augmentations(model, self.extra)
         images = self.images(as_labelled(train), settings.seed)
         return fit(model, images, validation, settings, objective=self.objective, augment=self.augment, **options)

@@ -56,7 +56,7 @@ class RobustDistillation:
         """Return the loss of the batch, and the student's logits of the clean images.
 
         Raises:
-            ShapeError: teacher and student differ in classes or in image shape.
+            ShapeError: teacher and student differ in classes, in image shape or in bounds.
         """
         del labels
         target = self._target(model, images)

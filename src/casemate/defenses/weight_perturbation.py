@@ -27,12 +27,13 @@ def at_perturbed_weights(model: nn.Module, loss: Callable[[Network], Tensor], ga
     Args:
         model: keeps its weights; its batch normalisation sees the pass at the perturbed weights only.
         loss: a differentiable scalar, computed by calling the network that it gets.
-        gamma: length of the perturbation of each layer, relative to the layer's norm; 0 for none. Biases and the
-            weights of normalisation layers are left as they are, as in the paper's experiments.
+        gamma: length of the perturbation of each layer, relative to the layer's norm; 0 for none. Biases, the weights
+            of normalisation layers, and weights that are not trained are left as they are, the former two as in the
+            paper's experiments; where nothing else is trained, the value is the plain loss.
     """
-    if gamma == 0:
-        return loss(model)
     moved = {name: each for name, each in model.named_parameters() if each.requires_grad and each.ndim > 1}
+    if gamma == 0 or not moved:
+        return loss(model)
     buffers = {name: each.clone() for name, each in model.named_buffers()}
     with torch.enable_grad():
         leaves = {name: each.detach().requires_grad_(True) for name, each in moved.items()}

@@ -114,35 +114,37 @@ def _radii(name: str) -> set[str]:
 
 
 def named_recipes(
-    given: str | Recipe | Sequence[str | Recipe] | Mapping[str, Recipe], eps: float, norm: Norm, bounds: Bounds
+    given: str | Recipe | Sequence[str | Recipe] | Mapping[str, str | Recipe], eps: float, norm: Norm, bounds: Bounds
 ) -> dict[str, Recipe]:
     """The recipes that a caller gave, by name; a `Recipe` given without a name has that of its objective's class.
 
     Raises `SettingError` for none, an unknown name, a name twice, and one that another model of the result has.
     """
     if isinstance(given, Mapping):
-        named = list(given.items())
+        each = list(given.values())
     else:
         each = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-        unlike = [one for one in each if not isinstance(one, str | Recipe)]
-        if unlike:
-            raise SettingError(
-                f"a recipe is {kind_of(unlike[0])}; expected a name, or a casemate.defenses.Recipe(objective=...)"
-            )
-        named = [
-            (one, hardening_recipe(one, eps, norm, bounds)) if isinstance(one, str) else (_name_of(one), one)
-            for one in each
-        ]
-    names = [name for name, _ in named]
+    unlike = [one for one in each if not isinstance(one, str | Recipe)]
+    if unlike:
+        raise SettingError(
+            f"a recipe is {kind_of(unlike[0])}; expected a name, or a casemate.defenses.Recipe(objective=...)"
+        )
+    names = list(given) if isinstance(given, Mapping) else [_name_of(one) for one in each]
+    unfit = [name for name in names if not isinstance(name, str) or not name or {"/", "\\"} & set(name)]
+    if unfit:
+        raise SettingError(f"a recipe is named {unfit[0]!r}; expected a name that a file can have too")
     if not names or len(set(names)) < len(names) or {"before", "control"} & set(names):
         raise SettingError(
             f"recipes {', '.join(names) or 'none'}; expected one or more, each of another name, and none called before "
             "or control: give a dictionary of recipes by name"
         )
-    return dict(named)
+    made = [hardening_recipe(one, eps, norm, bounds) if isinstance(one, str) else one for one in each]
+    return dict(zip(names, made, strict=True))
 
 
-def _name_of(recipe: Recipe) -> str:
-    """The registered name of a recipe's objective, or the name of its class."""
+def _name_of(recipe: str | Recipe) -> str:
+    """The name of a recipe: as it was given, or registered for its objective, or else that of the objective's class."""
+    if isinstance(recipe, str):
+        return recipe
     kind = type(recipe.objective)
     return next((name for name, each in RECIPES.items() if each.objective is kind), kind.__name__)

@@ -7,8 +7,9 @@ from typing import Any, final
 from torch import nn
 
 from casemate._version import __version__
-from casemate.data import Array, ImageSource, LabelledImages, StreamedImages
-from casemate.defenses import RECIPES, Recipe, needs_guard
+from casemate.data import Array, ImageSource, LabelledImages, StreamedImages, to_float
+from casemate.defenses import RECIPES, Distillation, Recipe, RobustDistillation, needs_guard
+from casemate.defenses.distillation import expect_alike
 from casemate.errors import SettingError, kind_of
 from casemate.evaluation import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
@@ -20,6 +21,7 @@ from casemate.hardening.subject import check_subject
 from casemate.models import Classifier, as_classifier
 from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
 from casemate.training import Objective, TrainConfig, takes_unlabelled
+from casemate.training.images import check_augmentations
 
 
 @final
@@ -83,7 +85,7 @@ def plan_hardening(
     unlabelled: Array | LabelledImages | StreamedImages | None = None,
     eps: float | str,
     norm: str = "linf",
-    recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, Recipe] = DEFAULT_RECIPE,
+    recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, str | Recipe] = DEFAULT_RECIPE,
     settings: TrainConfig = FINE_TUNING,
     budget: Budget = "standard",
     images: int | None = None,
@@ -108,6 +110,11 @@ def plan_hardening(
     parts = make_parts(train, validation, test, unlabelled, images, seed)
     check_subject(subject, Ball(eps=radius, norm=measured), parts.by_use)
     recipes = named_recipes(recipe, radius, measured, subject.bounds)
+    for each in recipes.values():
+        check_augmentations(subject, (*each.extra, *each.augment))
+        if isinstance(each.objective, Distillation | RobustDistillation):
+            few = to_float(parts.train.pixels[:2])
+            expect_alike(as_classifier(each.objective.teacher), subject, few.to(subject.device))
     if len(recipes) == 1:
         recipes = {"hardened": next(iter(recipes.values()))}
     if parts.unlabelled is not None:

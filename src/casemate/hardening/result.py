@@ -266,7 +266,8 @@ class Hardened:
             images: whether the report shows test images.
             overwrite: also replace the results of another hardening.
             options: further settings as JSON, which harden.json states.
-            evaluate: options for the command that evaluates the hardened model, such as "--data photos --eps 8/255".
+            evaluate: options for the command that evaluates the hardened model, such as "--data photos --eps 8/255";
+                by default those of eps and norm.
             observer: is informed of the progress.
 
         Raises:

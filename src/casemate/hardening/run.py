@@ -41,7 +41,7 @@ def harden(
     unlabelled: Array | LabelledImages | StreamedImages | None = None,
     eps: float | str,
     norm: str = "linf",
-    recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, Recipe] = DEFAULT_RECIPE,
+    recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, str | Recipe] = DEFAULT_RECIPE,
     settings: TrainConfig = FINE_TUNING,
     budget: Budget = "standard",
     images: int | None = None,
@@ -65,7 +65,8 @@ def harden(
             have are not used.
         eps: the radius to harden against, in the unit of the pixels, such as "8/255".
         norm: in which eps is measured: linf, l2, l1 or l0.
-        recipe: a name in `HARDENING_RECIPES`, a `Recipe`, or several, each of which makes a model.
+        recipe: a name in `HARDENING_RECIPES`, a `Recipe`, or several, each of which makes a model; or a dictionary of
+            such by the names that these models are given.
         settings: of the training, for the control too; its seed is replaced by `seed`.
         budget: of the evaluations: quick, autoattack, standard or thorough.
         images: number of test images to use, a stratified sample; None for all.

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from casemate.errors import ModelError, ShapeError, kind_of
 from casemate.models.accel.freeze import Frozen
@@ -23,12 +25,11 @@ def as_classifier(given: Any) -> Classifier:
     a `Classifier` has to be made by hand.
 
     Raises:
-        ModelError: neither a classifier nor a module.
+        ModelError: neither a classifier nor a module, or a module with lazy layers that have no weights yet.
     """
-    if isinstance(given, Classifier):
-        return given
     if isinstance(given, nn.Module):
-        return Classifier(given)
+        _check_initialised(given)
+        return given if isinstance(given, Classifier) else Classifier(given)
     inside = getattr(given, "model", None)
     if isinstance(inside, Classifier):  # an opened or a hardened model
         return inside
@@ -50,8 +51,9 @@ def check_shape(model: Classifier, images: Images, remedy: str = "") -> None:
 def check_batch(
     model: nn.Module, images: Images, labels: Labels | None = None, *, unlabelled: int | None = None
 ) -> None:
-    """Raise unless a batch of a training can be attacked: `ModelError` for a module that is not a `Classifier`, and
-    `ShapeError` for images that are not floating-point numbers of its shape within its bounds, or labels of others.
+    """Raise unless a batch of a training can be attacked: `ModelError` for a module that is not a `Classifier`, or has
+    lazy layers without weights, and `ShapeError` for images that are not floating-point numbers of its shape within its
+    bounds, or labels of others.
 
     With `unlabelled` labels may be that number too.
     """
@@ -60,6 +62,7 @@ def check_batch(
             f"the model is {kind_of(model)}; expected a casemate.Classifier around it, made once before the training: "
             "model = casemate.Classifier(network)"
         )
+    _check_initialised(model)
     if not images.is_floating_point():
         raise ShapeError(f"images of type {images.dtype}; expected floating point within {model.bounds}")
     check_shape(model, images)
@@ -67,6 +70,16 @@ def check_batch(
         check_range(images.detach(), model.bounds)
     if labels is not None:
         _check_labels_of(model, labels, len(images), unlabelled)
+
+
+def _check_initialised(model: nn.Module) -> None:
+    """Raise `ModelError` for a module with lazy layers, such as `nn.LazyLinear`, that have no weights yet."""
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"the network's {name.removeprefix('network.')} has no values yet, since its layer is lazy; call the "
+                "network once on a few images first: network(images)"
+            )
 
 
 def check_labels(labels: Labels, classes: int, what: str = "labels") -> None:

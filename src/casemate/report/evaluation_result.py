@@ -2,7 +2,8 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -12,8 +13,11 @@ from casemate.errors import RecordError
 from casemate.evaluation import Checked, Estimate, Verdict, read_verdicts
 from casemate.evaluation.cascade_result import Attempt
 from casemate.evaluation.findings import CHECKS
+from casemate.evaluation.verdict import CONVENTION
 from casemate.norms import format_eps
 
+_OF_ONE_PLACE = ("--labels", "--split", "--subset")
+"""Options of --data that are about one file or folder, and do not hold for other images."""
 _GRAVEST_FIRST = ("voids", "weakens", "note", "not run", "passed")
 ABOUT_PREDICTIONS = (
     "batch-dependence",
@@ -216,6 +220,8 @@ class EvaluationResult:
         words += ["--images", str(images or self.images), "--eps", *(format_eps(each.eps) for each in self.verdicts)]
         words += ["--norm", number.norm] if number.norm != "linf" else []
         words += ["--budget", budget]
+        borders = self.verdict.borders
+        words += ["--borders", *map(str, astuple(borders))] if borders != CONVENTION else []
         words += ["--substitute", self.substitute] if self.substitute else []
         words += ["--precision", self.precision] if self.precision != "float32" else []
         return shlex.join([*words, "--seed", str(self.seed)])
@@ -226,7 +232,10 @@ class EvaluationResult:
         if not self.from_command_line or "--black-box" in self.model_options:
             return ""
         words = ["casemate", "harden", self.model, *self.model_options]
-        words += ["--data", "TRAINING-IMAGES", "--test", self._own_images] if self._own_images else self._data_words
+        if self._own_images:
+            words += ["--data", "TRAINING-IMAGES", "--test", self._own_images, *self._reading_words]
+        else:
+            words += self._data_words
         words += ["--eps", format_eps(number.eps)]
         return shlex.join([*words, *(["--norm", number.norm] if number.norm != "linf" else [])])
 
@@ -240,6 +249,13 @@ class EvaluationResult:
         if self._own_images:
             return ["--data", self._own_images, *self.data_options]
         return ["--dataset", self.data] if self.data in NAMES else []
+
+    @property
+    def _reading_words(self) -> list[str]:
+        """The options by which images of any file or folder are read: size and colour."""
+        starts = [place for place, word in enumerate(self.data_options) if word.startswith("--")]
+        parts = [self.data_options[start:end] for start, end in pairwise([*starts, len(self.data_options)])]
+        return [word for part in parts if part[0] not in _OF_ONE_PLACE for word in part]
 
     def class_rows(self, most: int | None = None) -> list[tuple[str, ...]]:
         """The table of classes as texts: a row for each with images, the least robust first, as in `CLASS_COLUMNS`.

@@ -1,5 +1,6 @@
 """The files of a hardening: one HTML page, harden.json, and the weights of the trained models; all or none."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -97,13 +98,18 @@ def _write_weights(
 def _loading(
     folder: Path, found: Hardened, source: str | None, metadata: ModelMetadata | None, evaluate: str
 ) -> list[str]:
-    """Commands and code that use the best hardened model, one a line; `evaluate` ends the command."""
-    evaluate = evaluate and f" {evaluate}"
+    """Commands and code that use the best hardened model, one a line.
+
+    `evaluate` are the options of the command; "" for those of the ball that the model was hardened against.
+    """
+    if not evaluate:
+        evaluate = f"--eps {format_eps(found.eps)}" + ("" if found.norm == "linf" else f" --norm {found.norm}")
     path = folder / f"{found.best.name}.safetensors"
+    shown = shlex.quote(str(path))
     if metadata is not None:
-        return [f"casemate evaluate {path}{evaluate}", f'model, _ = casemate.load("{path}")']
+        return [f"casemate evaluate {shown} {evaluate}", f'model, _ = casemate.load("{path}")']
     lines = [f'network.load_state_dict(safetensors.torch.load_file("{path}"))']
-    return lines if source is None else [f"casemate evaluate {source} --weights {path}{evaluate}", *lines]
+    return lines if source is None else [f"casemate evaluate {source} --weights {shown} {evaluate}", *lines]
 
 
 def _page(found: Hardened, result: Mapping[str, Any], *, images: bool) -> str:

@@ -1,7 +1,10 @@
-"""What a training expects of a part of the images: that the model takes them, and has a class for every label."""
+"""What a training expects of its images: that the model takes them, augmented too, and has a class for every label."""
+
+from collections.abc import Iterable
 
 from casemate.data import UNLABELLED, LabelledImages, to_float
-from casemate.errors import ShapeError
+from casemate.data.augment import Augmentation, takes_unit_pixels
+from casemate.errors import ModelError, ShapeError
 from casemate.models import Classifier, check_part
 
 _WITHOUT = "only objectives that learn without labels, such as VirtualAdversarial, train on such images"
@@ -34,4 +37,14 @@ def check_training_images(
             f"a label {int(outside[0])} in the {part} images, but the model has {classes} classes; expected labels "
             f"from 0 to {classes - 1}: number the classes as the model does, or give its last layer as many outputs as "
             "there are classes"
+        )
+
+
+def check_augmentations(model: Classifier, augmentations: Iterable[Augmentation]) -> None:
+    """Raise `ModelError` for an augmentation that takes pixels within [0, 1] only, if the model has other bounds."""
+    unlike = next((each for each in augmentations if takes_unit_pixels(each)), None)
+    if unlike is not None and model.bounds != (0.0, 1.0):
+        raise ModelError(
+            f"the augmentation {type(unlike).__name__} for a model with bounds {model.bounds}; expected (0, 1): scale "
+            "the pixels inside the Classifier (std=), or give a function of your own"
         )

@@ -38,8 +38,8 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
-from casemate.training.guard import has_collapsed
-from casemate.training.images import check_training_images
+from casemate.training.guard import commonest_share, has_collapsed
+from casemate.training.images import check_augmentations, check_training_images
 from casemate.training.objective import (
     Objective,
     PreparedObjective,
@@ -54,6 +54,7 @@ from casemate.training.objective import (
 )
 from casemate.training.processes import TrainingGroup, process_group
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot, undone_epochs
+from casemate.training.teachers import check_teachers, teachers_of
 from casemate.training.tracked import track_epoch, track_training
 from casemate.training.validation import robust_accuracy, validate
 
@@ -123,7 +124,8 @@ def fit(
         objective: the loss to minimise; cross-entropy if None. A function of model, images and labels that returns the
             mean loss and the logits is one too, whose loss is then that of the validation. For one that can learn
             without labels (see `takes_unlabelled`), training images may have the label `UNLABELLED`, -1.
-        augment: applied in order to every training batch.
+        augment: applied in order to every training batch; those of casemate that move or change pixels are for bounds
+            of [0, 1].
         checkpoint: a file written after every epoch; if it exists, the training is resumed from it.
         device: where to train; with several processes, "cuda" is the GPU of each one's number on its machine.
         observer: receives progress every few batches.
@@ -135,7 +137,8 @@ def fit(
         ShapeError: too few images, or images or labels that do not fit the model.
         SettingError: something that is no objective, or returns something else than a single number and the logits; a
             monitor or guard of robust accuracy with an objective that has no ball.
-        ModelError: a model that fails, does not return one logit per class, or has no gradient.
+        ModelError: a model that fails, does not return one logit per class, or has no gradient; a teacher that shares
+            layers or weights with it; an augmentation that takes pixels within [0, 1] only, with other bounds.
 
     An error restores the model, and is raised in all processes; an interruption (`KeyboardInterrupt`) leaves the model
     partly trained.
@@ -143,12 +146,14 @@ def fit(
     objective = as_objective(objective)
     _check_arguments(settings, augment)
     checkpoint = None if checkpoint is None else as_path(checkpoint, "checkpoint")
-    teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
+    teachers = teachers_of(objective)
     with process_group(observer) as group:
         observer = observer if group.is_first else NULL_OBSERVER
         with group.together():
             device = group.own_device(device)
             model, train, validation = as_classifier(model), as_labelled(train), as_labelled(validation)
+            check_teachers(model, teachers)
+            check_augmentations(model, augment)
             why = "the monitor robust-accuracy, or a guard,"
             balls = balls_of(objective, why) if settings.measures_robustness else ()
             _check(model, train, "training", least=2, unlabelled=takes_unlabelled(objective))
@@ -158,7 +163,7 @@ def fit(
             with frozen(model):
                 model.examine(few)
         with (
-            user_call(model, ball_of(objective), teachers=teachers),
+            user_call(model, ball_of(objective), teachers=list(teachers.values())),
             restore_on_error(model),
             channels_last_if_supported(model, few),
         ):
@@ -231,8 +236,9 @@ def _fit(
                     row["guard_accuracy"] = robust_accuracy(model, validation, balls, device, group, seed=settings.seed)
                 kept = [each["guard_accuracy"] for each in state.history if not each["rolled_back"]]
                 best = max([state.robust_before, *kept])
+                guessing = commonest_share(validation.labels, len(model.classes))
                 row["rolled_back"] = has_collapsed(
-                    row["guard_accuracy"], best, images=len(validation), classes=len(model.classes)
+                    row["guard_accuracy"], best, images=len(validation), guessing=guessing
                 )
                 if row["rolled_back"]:
                     current = _roll_back(model, optimizer, average, state, *before)
@@ -520,7 +526,6 @@ def _fingerprint(
     schedule = named["schedule"]
     if callable(schedule):  # a function has no stable `repr`, so its values are hashed
         named["schedule"] = [schedule(step / 100) for step in range(100)]
-    for name, part in vars(objective).items():
-        if isinstance(part, nn.Module):  # a teacher, whose `repr` names its layers, not its weights
-            tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(part).items()}
+    for name, teacher in teachers_of(objective).items():  # their `repr` names their layers, not their weights
+        tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(teacher).items()}
     return checksum(repr((sorted(named.items()), objective, tuple(augment))), tensors | snapshot(model))

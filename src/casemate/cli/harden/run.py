@@ -125,7 +125,8 @@ def _test_words(images: HardenImages, reading: Reading) -> list[str]:
     if images.test is not None:
         return ["--data", str(images.test), *how]
     if images.data is None:
-        return ["--dataset", images.dataset] if images.dataset else []
+        named = ["--dataset", images.dataset] if images.dataset else []
+        return [*named, *(() if images.data_dir is None else ("--data-dir", str(images.data_dir)))]
     parts = train_and_test(images.data, reading)
     return ["--data", str(images.data), *(() if parts is None else ("--split", parts[1])), *how]
 
@@ -222,16 +223,17 @@ def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, obse
     """Write the files of the hardening, all or none, and delete its steps."""
     made = plan.model.description is None
     others = words_of_options(replace(plan.request.loading, weights=None))
+    radius = ["--eps", plan.request.eps, *(() if plan.request.norm == "linf" else ("--norm", plan.request.norm))]
     found.report(
         out,
         name=plan.model.name,
         data=plan.data,
-        source=" ".join([plan.model.name, *others]) if made else None,
+        source=shlex.join([plan.model.name, *others]) if made else None,
         metadata=plan.model.description,
         images=not plan.request.no_images,
         overwrite=overwrite,
         options=plan.options,
-        evaluate=shlex.join([*plan.test_words, "--eps", plan.request.eps, "--out", str(out / "evaluated")]),
+        evaluate=shlex.join([*plan.test_words, *radius, "--out", str(out / "evaluated")]),
         observer=observer,
     )
     shutil.rmtree(out / _STEPS, ignore_errors=True)

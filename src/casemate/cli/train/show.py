@@ -1,5 +1,6 @@
 """What `casemate train` prints: beforehand the settings, afterwards the history and the test accuracy."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def _how_to_open(plan: TrainPlan) -> list[str]:
     """What other commands take as MODEL after a training from a model that casemate did not save; else nothing."""
     if plan.start is None or plan.start.description is not None:
         return []
-    source = f"{plan.start.name} --weights {plan.out}"
+    source = shlex.join([plan.start.name, "--weights", str(plan.out)])
     return [f"Other commands open it as {escape(source)}, with the same options that describe the model."]
 
 
