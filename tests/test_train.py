@@ -21,11 +21,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from casemate.arrays import read_safetensors
+from casemate.attacks import PGD
 from casemate.data import LabelledImages, digits, split
 from casemate.data.augment import Affine, AlternatingFlip, Augmentation, Flip, GaussianBlur, RandomApply, Shift
 from casemate.data.noise import GaussianNoise, SaltAndPepper, Speckle
 from casemate.defenses import AdversarialTraining, Recipe
 from casemate.errors import CasemateError, ModelError, SettingError, ShapeError, StoreError, TrainingError
+from casemate.evaluation import evaluate_clean
 from casemate.models import Classifier, create
 from casemate.models.accel.dropout import HashDropout
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
@@ -859,6 +861,16 @@ def test_lazy_layers_without_weights_are_refused_before_their_first_call() -> No
         AdversarialTraining(eps=0.1)(Classifier(network), *_TRAIN[:4].tensors())
     network(_TRAIN[:2].tensors()[0])
     fit(network, _TRAIN, _VALIDATION, TrainConfig(epochs=1))
+
+
+def test_weights_on_the_device_meta_are_refused() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to("meta")
+    says = r"the network's 1\.weight has no values, since it is on the device meta"
+    with pytest.raises(ModelError, match=says):
+        fit(network, _TRAIN, _VALIDATION, TrainConfig(epochs=1))
+    for attack in (PGD(eps=0.1, steps=2), evaluate_clean):
+        with pytest.raises(ModelError, match=says):
+            attack(network, *_TRAIN[:4].tensors())
 
 
 @pytest.mark.parametrize("change", [lambda x: 255 * x, lambda x: (x - 0.5) / 0.25, lambda x: x * math.nan])

@@ -73,12 +73,18 @@ def check_batch(
 
 
 def _check_initialised(model: nn.Module) -> None:
-    """Raise `ModelError` for a module with lazy layers, such as `nn.LazyLinear`, that have no weights yet."""
+    """Raise `ModelError` for a module with weights that have no values: lazy layers, or the device meta."""
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        shown = name.removeprefix("network.")
         if is_lazy(tensor):
             raise ModelError(
-                f"the network's {name.removeprefix('network.')} has no values yet, since its layer is lazy; call the "
-                "network once on a few images first: network(images)"
+                f"the network's {shown} has no values yet, since its layer is lazy; call the network once on a few "
+                "images first: network(images)"
+            )
+        if tensor.is_meta:
+            raise ModelError(
+                f"the network's {shown} has no values, since it is on the device meta; give it memory and weights "
+                'first: network.to_empty(device="cpu"), then network.load_state_dict(...)'
             )
 
 
