@@ -596,6 +596,31 @@ def test_steps_of_another_hardening_are_not_taken(network: nn.Module, cheap: Non
         harden(network, TRAIN[:150], test=TEST, eps=EPS, settings=settings, checkpoint=tmp_path, seed=1)
 
 
+class _Own:
+    """An objective of a user's plain class, whose text names its place in memory."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss, logits = CrossEntropy()(model, images, labels)
+        return self.weight * loss, logits
+
+    def validate(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return CrossEntropy().validate(model, images, labels)
+
+
+def test_own_objectives_and_functions_are_the_same_at_the_next_call(network: nn.Module) -> None:
+    def described(weight: float, by: float) -> str:
+        change = partial(lambda images, index, epoch, generator, by: images * by, by=by)
+        recipe = Recipe(objective=_Own(weight), augment=(change,))
+        return plan_hardening(network, TRAIN, test=TEST, eps=EPS, recipe=recipe).about()["recipes"]["hardened"]
+
+    assert described(1.0, 0.5) == described(1.0, 0.5)
+    assert len({described(1.0, 0.5), described(2.0, 0.5), described(1.0, 0.6)}) == 3
+    assert described(1.0, 0.5).startswith(f"Recipe(objective={__name__}._Own ")
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from casemate.data import UNLABELLED, ImageSource, LabelledImages, as_labelled, 
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, SettingError, ShapeError, TrainingError, kind_of
 from casemate.files import as_path
+from casemate.functions import stable_repr
 from casemate.models import (
     Classifier,
     as_classifier,
@@ -526,6 +527,8 @@ def _fingerprint(
     schedule = named["schedule"]
     if callable(schedule):  # a function has no stable `repr`, so its values are hashed
         named["schedule"] = [schedule(step / 100) for step in range(100)]
-    for name, teacher in teachers_of(objective).items():  # their `repr` names their layers, not their weights
+    teachers = teachers_of(objective)
+    for name, teacher in teachers.items():  # their `repr` names their layers, not their weights
         tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(teacher).items()}
-    return checksum(repr((sorted(named.items()), objective, tuple(augment))), tensors | snapshot(model))
+    texts = [stable_repr(objective, teachers), *map(stable_repr, [*teachers.values(), *augment])]
+    return checksum(repr((sorted(named.items()), texts)), tensors | snapshot(model))

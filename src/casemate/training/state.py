@@ -108,8 +108,9 @@ def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.
         entries = json.loads(metadata["state"])
         if entries["fingerprint"] != fingerprint:
             raise TrainingError(
-                f"{path} belongs to a training with other settings, model or data; delete it to train from the start, "
-                "or write to another path"
+                f"{path} belongs to a training with other settings, model, data or functions (or with functions that "
+                "cannot be compared, such as those that use a lock); delete it to train from the start, or write to "
+                "another path"
             )
         return _restored(entries, tensors, model, optimizer)
     except (UnsoundError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
