@@ -30,7 +30,7 @@ from casemate.data.noise import GaussianNoise, SaltAndPepper, Speckle
 from casemate.defenses import AdversarialTraining, Recipe
 from casemate.errors import CasemateError, ModelError, SettingError, ShapeError, StoreError, TrainingError
 from casemate.hardening.selection import SelectedByRobustness
-from casemate.models import Classifier, create
+from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.models.accel.dropout import HashDropout
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
 from casemate.training.config import SCHEDULES
@@ -462,6 +462,68 @@ def test_a_training_killed_by_a_signal_resumes_in_another_process(tmp_path: Path
     assert done.returncode == -signal.SIGKILL, done.stderr
     resumed = _fit(_EVERYTHING, augment=_CHANGES, checkpoint=checkpoint)
     _assert_same_training(_fit(_EVERYTHING, augment=_CHANGES), resumed)
+
+
+class _Counts(nn.Module):
+    """Counts the images that it was trained on, in an object that its state dict holds and shares."""
+
+    def __init__(self, kept: Any = None) -> None:
+        super().__init__()
+        self.kept: dict[str, Any] = {"seen": 0, "by": torch.zeros(2), "kept": kept}
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.kept["seen"] += len(images)
+            self.kept["by"] += 1
+        return images
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.kept
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.kept = state
+
+
+def counting(kept: Any = None) -> Classifier:
+    model = tiny_model()
+    return Classifier(nn.Sequential(_Counts(kept), model.network), **model.interface)
+
+
+EXTRA_STATE = "network.0._extra_state"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TrainConfig(epochs=3, batch_size=50),
+        TrainConfig(epochs=3, batch_size=50, ema=0.9, save_epochs=(1, 2), keep_best=True),
+    ],
+)
+def test_an_extra_state_of_any_kind_is_copied_and_resumed(settings: TrainConfig, tmp_path: Path) -> None:
+    whole = _fit(settings, model=counting())
+    assert whole.model.state_dict()[EXTRA_STATE]["seen"] == 100 * whole.epoch
+    assert whole.best[EXTRA_STATE]["seen"] == 100 * whole.best_epoch
+    assert {epoch: weights[EXTRA_STATE]["seen"] for epoch, weights in whole.kept.items()} == {
+        epoch: 100 * epoch for epoch in settings.save_epochs
+    }
+    with pytest.raises(_Killed):
+        _fit(settings, model=counting(), checkpoint=tmp_path / "state", observer=_KillsIn(2))
+    resumed = _fit(settings, model=counting(), checkpoint=tmp_path / "state")
+    for one, two in ((snapshot(whole.model), snapshot(resumed.model)), (whole.best, resumed.best)):
+        assert one[EXTRA_STATE].keys() == two[EXTRA_STATE].keys()
+        assert one[EXTRA_STATE]["seen"] == two[EXTRA_STATE]["seen"]
+        assert torch.equal(one.pop(EXTRA_STATE)["by"], two.pop(EXTRA_STATE)["by"])
+        _assert_same(one, two)
+
+
+def test_an_extra_state_that_no_file_can_hold_is_refused_where_one_is_written(tmp_path: Path) -> None:
+    settings = TrainConfig(epochs=1, batch_size=50)
+    assert _fit(settings, model=counting(kept=_Killed)).best[EXTRA_STATE]["kept"] is _Killed
+    says = r"the extra state 0\._extra_state \(a dict\) cannot be kept in a file"
+    with pytest.raises(ModelError, match=says):
+        _fit(settings, model=counting(kept=_Killed), checkpoint=tmp_path / "state")
+    with pytest.raises(ModelError, match=r"the extra state 0\._extra_state is no tensor, and cannot be saved"):
+        save(counting(), tmp_path / "model.safetensors", ModelMetadata(architecture="tiny", dataset="digits"))
 
 
 # --- early stopping ----------------------------------------------------------------------------------------------
