@@ -48,6 +48,7 @@ from oracles import as_installed, untyped
 from published import problems
 from test_monitor import Breaks
 from test_study import Run, runner
+from test_train import EXTRA_STATE, counting
 
 EPS = "0.1"
 SHORT = replace(FINE_TUNING, epochs=2, batch_size=32)
@@ -594,6 +595,46 @@ def test_steps_of_another_hardening_are_not_taken(network: nn.Module, cheap: Non
         again(eps="0.05")
     with pytest.raises(SettingError, match="it differs in seed, train_images, training, training_sha256, valid"):
         harden(network, TRAIN[:150], test=TEST, eps=EPS, settings=settings, checkpoint=tmp_path, seed=1)
+
+
+@pytest.mark.integration
+def test_a_network_with_an_extra_state_is_hardened_and_continues(cheap: None, tmp_path: Path) -> None:
+    given = tiny_images(300, 1), tiny_images(60, 2)
+    trained = fit(counting(), *given, TrainConfig(epochs=8, batch_size=32, learning_rate=5e-3)).model
+    seen = trained.state_dict()[EXTRA_STATE]["seen"]
+    again = partial(harden, trained, TRAIN, test=TEST, eps=EPS, settings=SHORT, checkpoint=tmp_path)
+    first, second = again(), again()
+    for found in (first, second):
+        model = found.models["control"].model
+        assert model.state_dict()[EXTRA_STATE]["seen"] > seen
+    assert trained.state_dict()[EXTRA_STATE]["seen"] == seen
+    found = first.models["hardened"].model.state_dict(), second.models["hardened"].model.state_dict()
+    assert found[0][EXTRA_STATE]["seen"] == found[1][EXTRA_STATE]["seen"]
+
+
+class _Own:
+    """An objective of a user's plain class, whose text names its place in memory."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss, logits = CrossEntropy()(model, images, labels)
+        return self.weight * loss, logits
+
+    def validate(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return CrossEntropy().validate(model, images, labels)
+
+
+def test_own_objectives_and_functions_are_the_same_at_the_next_call(network: nn.Module) -> None:
+    def described(weight: float, by: float) -> str:
+        change = partial(lambda images, index, epoch, generator, by: images * by, by=by)
+        recipe = Recipe(objective=_Own(weight), augment=(change,))
+        return plan_hardening(network, TRAIN, test=TEST, eps=EPS, recipe=recipe).about()["recipes"]["hardened"]
+
+    assert described(1.0, 0.5) == described(1.0, 0.5)
+    assert len({described(1.0, 0.5), described(2.0, 0.5), described(1.0, 0.6)}) == 3
+    assert described(1.0, 0.5).startswith(f"Recipe(objective={__name__}._Own ")
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------

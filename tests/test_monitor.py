@@ -32,6 +32,7 @@ from casemate.training.state import snapshot
 from casemate.types import Images, Labels, Logits
 from conftest import tiny_images, tiny_model
 from oracles import linear_problem, room, steepest_descent
+from test_train import EXTRA_STATE, counting
 
 TRAIN, VALIDATION = tiny_images(120, 1), tiny_images(60, 2)
 STEEP = TrainConfig(epochs=4, batch_size=30, optimizer="sgd", learning_rate=0.05, seed=1)
@@ -231,6 +232,14 @@ def test_what_a_constant_prediction_withstands_is_guessing_where_one_class_is_co
     done = fit(model, TRAIN, validation, settings, objective=Breaks(at=(1,)))
     assert done.history[0]["guard_accuracy"] < 0.6
     assert not done.history[0]["rolled_back"]
+
+
+def test_an_epoch_that_is_undone_takes_its_extra_state_with_it() -> None:
+    model = fit(counting(), TRAIN, VALIDATION, STEEP).model
+    assert model.state_dict()[EXTRA_STATE]["seen"] == 4 * len(TRAIN)
+    done = fit(model, TRAIN, VALIDATION, replace(STEEP, guard=True, epochs=2, ema=0.5), objective=Breaks(at=(1,)))
+    assert [row["rolled_back"] for row in done.history] == [True, False]
+    assert model.state_dict()[EXTRA_STATE]["seen"] == 5 * len(TRAIN)
 
 
 def test_patience_does_not_count_epochs_that_were_undone() -> None:

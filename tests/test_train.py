@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ from casemate.data.noise import GaussianNoise, SaltAndPepper, Speckle
 from casemate.defenses import AdversarialTraining, Recipe
 from casemate.errors import CasemateError, ModelError, SettingError, ShapeError, StoreError, TrainingError
 from casemate.evaluation import evaluate_clean
-from casemate.models import Classifier, create
+from casemate.hardening.selection import SelectedByRobustness
+from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.models.accel.dropout import HashDropout
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
 from casemate.training.config import SCHEDULES
@@ -462,6 +465,68 @@ def test_a_training_killed_by_a_signal_resumes_in_another_process(tmp_path: Path
     _assert_same_training(_fit(_EVERYTHING, augment=_CHANGES), resumed)
 
 
+class _Counts(nn.Module):
+    """Counts the images that it was trained on, in an object that its state dict holds and shares."""
+
+    def __init__(self, kept: Any = None) -> None:
+        super().__init__()
+        self.kept: dict[str, Any] = {"seen": 0, "by": torch.zeros(2), "kept": kept}
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.kept["seen"] += len(images)
+            self.kept["by"] += 1
+        return images
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.kept
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.kept = state
+
+
+def counting(kept: Any = None) -> Classifier:
+    model = tiny_model()
+    return Classifier(nn.Sequential(_Counts(kept), model.network), **model.interface)
+
+
+EXTRA_STATE = "network.0._extra_state"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TrainConfig(epochs=3, batch_size=50),
+        TrainConfig(epochs=3, batch_size=50, ema=0.9, save_epochs=(1, 2), keep_best=True),
+    ],
+)
+def test_an_extra_state_of_any_kind_is_copied_and_resumed(settings: TrainConfig, tmp_path: Path) -> None:
+    whole = _fit(settings, model=counting())
+    assert whole.model.state_dict()[EXTRA_STATE]["seen"] == 100 * whole.epoch
+    assert whole.best[EXTRA_STATE]["seen"] == 100 * whole.best_epoch
+    assert {epoch: weights[EXTRA_STATE]["seen"] for epoch, weights in whole.kept.items()} == {
+        epoch: 100 * epoch for epoch in settings.save_epochs
+    }
+    with pytest.raises(_Killed):
+        _fit(settings, model=counting(), checkpoint=tmp_path / "state", observer=_KillsIn(2))
+    resumed = _fit(settings, model=counting(), checkpoint=tmp_path / "state")
+    for one, two in ((snapshot(whole.model), snapshot(resumed.model)), (whole.best, resumed.best)):
+        assert one[EXTRA_STATE].keys() == two[EXTRA_STATE].keys()
+        assert one[EXTRA_STATE]["seen"] == two[EXTRA_STATE]["seen"]
+        assert torch.equal(one.pop(EXTRA_STATE)["by"], two.pop(EXTRA_STATE)["by"])
+        _assert_same(one, two)
+
+
+def test_an_extra_state_that_no_file_can_hold_is_refused_where_one_is_written(tmp_path: Path) -> None:
+    settings = TrainConfig(epochs=1, batch_size=50)
+    assert _fit(settings, model=counting(kept=_Killed)).best[EXTRA_STATE]["kept"] is _Killed
+    says = r"the extra state 0\._extra_state \(a dict\) cannot be kept in a file"
+    with pytest.raises(ModelError, match=says):
+        _fit(settings, model=counting(kept=_Killed), checkpoint=tmp_path / "state")
+    with pytest.raises(ModelError, match=r"the extra state 0\._extra_state is no tensor, and cannot be saved"):
+        save(counting(), tmp_path / "model.safetensors", ModelMetadata(architecture="tiny", dataset="digits"))
+
+
 # --- early stopping ----------------------------------------------------------------------------------------------
 
 # few images, a fifth of them mislabelled, and large steps: the validation loss soon rises
@@ -555,6 +620,96 @@ def test_a_training_is_known_by_its_teachers_weights(tmp_path: Path) -> None:
     _assert_same_training(_fit(_PLAIN, objective=Taught(tiny_model(1).eval())), resumed)
 
 
+class _Plain:
+    """An objective of a plain class, which has no text of its own."""
+
+    def __init__(self, weight: float, teacher: Classifier | None = None) -> None:
+        self.weight = torch.tensor([weight])
+        self.attack = PGD(eps=0.01, steps=1)
+        self.teacher = teacher
+
+    def __call__(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(self.attack(model, images, labels).adversarial)
+        return self.scaled(F.cross_entropy(logits, labels)), logits
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return self.weight.squeeze() * loss
+
+    def validate(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return CrossEntropy().validate(model, images, labels)
+
+
+class _Doubled(_Plain):
+    def scaled(self, loss: Tensor) -> Tensor:
+        return 2 * super().scaled(loss)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slotted:
+    weight: float
+
+    def __call__(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(images)
+        return self.weight * F.cross_entropy(logits, labels), logits
+
+    def validate(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return CrossEntropy().validate(model, images, labels)
+
+
+def _brighter(images: Tensor, index: Tensor, epoch: int, generator: Generator, by: float = 0.1) -> Tensor:
+    del index, epoch
+    return (images + by * torch.rand(1, generator=generator)).clamp(0, 1)
+
+
+def _by(by: float) -> Augmentation:
+    return lambda images, index, epoch, generator: _brighter(images, index, epoch, generator, by=by)
+
+
+class _Brighter:
+    def __init__(self, by: float) -> None:
+        self.by = {"amount": [by]}
+
+    def __call__(self, images: Tensor, index: Tensor, epoch: int, generator: Generator) -> Tensor:
+        return _brighter(images, index, epoch, generator, by=self.by["amount"][0])
+
+
+_OWN: list[Callable[[float], dict[str, Any]]] = [
+    lambda value: {"objective": _Plain(value)},
+    lambda value: {"objective": _Plain(1.0, teacher=tiny_model(int(10 * value)))},
+    lambda value: {"objective": _Slotted(value)},
+    lambda value: {"objective": _Doubled(1.0) if value == 0.2 else _Plain(1.0)},
+    lambda value: {"objective": SelectedByRobustness(objective=_Plain(value), eps=0.1)},
+    lambda value: {"objective": _Plain(value).__call__},
+    lambda value: {"augment": [_by(value)]},
+    lambda value: {"augment": [partial(_brighter, by=value)]},
+    lambda value: {"augment": [_Brighter(value)]},
+    lambda value: {"augment": [Flip(), RandomApply(change=_Brighter(value))]},
+]
+
+
+@pytest.mark.parametrize("own", _OWN)
+def test_a_training_is_known_by_what_its_own_functions_and_objects_do(
+    own: Callable[[float], dict[str, Any]], tmp_path: Path
+) -> None:
+    """Each call makes them anew, at another place in memory, as another process does."""
+    checkpoint, settings = tmp_path / "state", replace(_PLAIN, epochs=2)
+    with pytest.raises(_Killed):
+        _fit(settings, checkpoint=checkpoint, observer=_KillsIn(2), **own(0.1))
+    with pytest.raises(TrainingError, match="belongs to a training with other"):
+        _fit(settings, checkpoint=checkpoint, **own(0.2))
+    listener = Listener()
+    _fit(settings, checkpoint=checkpoint, observer=listener, **own(0.1))
+    assert listener.notes[0] == "resumed after epoch 1"
+
+
+def test_what_cannot_be_compared_is_not_resumed(tmp_path: Path) -> None:
+    change, settings = _Brighter(0.1), TrainConfig(epochs=1)
+    change.by["lock"] = threading.Lock()  # type: ignore[assignment]
+    _fit(settings, checkpoint=tmp_path / "state", augment=[change])
+    with pytest.raises(TrainingError, match="or with functions that cannot be compared"):
+        _fit(settings, checkpoint=tmp_path / "state", augment=[change])
+
+
 # --- trouble -----------------------------------------------------------------------------------------------------
 
 
@@ -617,7 +772,7 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path, other: di
         _fit(_PLAIN, checkpoint=checkpoint, observer=_KillsIn(2))
     before = checkpoint.read_bytes()
     given = {"model": tiny_model(), "train": _TRAIN, "validation": _VALIDATION, "settings": _PLAIN} | other
-    with pytest.raises(TrainingError, match="belongs to a training with other settings, model or data"):
+    with pytest.raises(TrainingError, match="belongs to a training with other settings, model, data or functions"):
         fit(**given, checkpoint=checkpoint)
     assert checkpoint.read_bytes() == before
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from casemate.arrays import bytes_of
 from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, as_attack, innermost
@@ -28,7 +28,8 @@ from casemate.types import Images
 def _facts(model: Classifier) -> dict[str, Any]:
     """What identifies a model in results: class of the network, number of parameters, hash of `repr` and weights."""
     digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(bytes_of(tensor))
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -13,6 +13,7 @@ from casemate.defenses.distillation import expect_alike
 from casemate.errors import SettingError, kind_of
 from casemate.evaluation import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
+from casemate.functions import stable_repr
 from casemate.hardening.defaults import DEFAULT_RECIPE, FINE_TUNING, HARDENING_RECIPES, named_recipes
 from casemate.hardening.parts import Parts, make_parts
 from casemate.hardening.result import CONTROL
@@ -22,6 +23,7 @@ from casemate.models import Classifier, as_classifier
 from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
 from casemate.training import Objective, TrainConfig, takes_unlabelled
 from casemate.training.images import check_augmentations
+from casemate.training.teachers import teachers_of
 
 
 @final
@@ -147,8 +149,11 @@ def _use_of_unlabelled(count: int, recipes: Mapping[str, Recipe]) -> str:
 
 
 def _described(recipe: Recipe) -> str:
-    """A recipe as text, in which a teacher is stated by its fingerprint instead of its layers."""
-    teacher = getattr(recipe.objective, "teacher", None)
-    return (
-        repr(recipe).replace(repr(teacher), fingerprint(teacher)) if isinstance(teacher, Classifier) else repr(recipe)
-    )
+    """A recipe as text that is the same in every process, with the fingerprints of other networks for their layers."""
+    teachers = teachers_of(recipe.objective)
+    parts = {"objective": stable_repr(recipe.objective, teachers)}
+    for teacher in teachers.values():
+        parts["objective"] = parts["objective"].replace(repr(teacher), fingerprint(teacher))
+    for name, changes in (("extra", recipe.extra), ("augment", recipe.augment)):
+        parts[name] = f"({', '.join(map(stable_repr, changes))}{',' if len(changes) == 1 else ''})"
+    return f"Recipe({', '.join(f'{name}={text}' for name, text in parts.items())})"

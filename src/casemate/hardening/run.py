@@ -29,6 +29,7 @@ from casemate.models import Classifier, preserve_state
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, part_of, track
 from casemate.torchrun import refuse_several
 from casemate.training import CrossEntropy, TrainConfig, undone_epochs
+from casemate.training.extra_state import load_state
 from casemate.training.tracked import track_epoch
 
 
@@ -213,7 +214,7 @@ def _trained(
     weights, how = kept
     for row in how["history"]:
         track_epoch(part_of(observer, name), row)
-    model.load_state_dict(weights)
+    load_state(model, weights)
     return model.eval(), FineTuning(**how)
 
 

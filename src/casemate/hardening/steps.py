@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, final
 
 import safetensors.torch
-from torch import Tensor
 
 from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import SettingError, StoreError
 from casemate.files import read_json, write_bytes, write_json
 from casemate.progress import Observer
+from casemate.training.extra_state import as_tensors, from_tensors
 from casemate.training.state import checksum
 
 _PLAN = "plan.json"
@@ -61,24 +61,27 @@ class Steps:
         """The checkpoint of the unfinished training called `name`; None if nothing is kept."""
         return None if self._folder is None else self._folder / f"{name}.training"
 
-    def write(self, name: str, tensors: Mapping[str, Tensor], content: Any) -> None:
-        """Keep a finished step, whole or not at all: tensors, and what JSON can express. Raises `StoreError`."""
+    def write(self, name: str, tensors: Mapping[str, Any], content: Any) -> None:
+        """Keep a finished step, whole or not at all: tensors or weights, and what JSON can express.
+
+        Raises `StoreError`, and `ModelError` for weights with an extra state that a file cannot hold.
+        """
         if self._folder is None:
             return
         text = json.dumps(content)
-        own = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+        own = {key: value.detach().cpu().clone().contiguous() for key, value in as_tensors(tensors).items()}
         raw = safetensors.torch.save(own, {"content": text, "sha256": checksum(text, own)})
         write_bytes(self._folder / f"{name}.safetensors", raw)
 
-    def read(self, name: str) -> tuple[dict[str, Tensor], Any] | None:
-        """The tensors and the content of a finished step; None if it is not finished, or its file is damaged."""
+    def read(self, name: str) -> tuple[dict[str, Any], Any] | None:
+        """What `write` kept of a finished step; None if it is not finished, or its file is damaged."""
         if self._folder is None or not (path := self._folder / f"{name}.safetensors").exists():
             return None
         try:
             tensors, metadata = read_safetensors(path)
             if metadata["sha256"] != checksum(metadata["content"], tensors):
                 raise UnsoundError("its checksum does not match")
-            return tensors, json.loads(metadata["content"])
+            return from_tensors(tensors), json.loads(metadata["content"])
         except (UnsoundError, LookupError, ValueError) as error:
             self._observer.message(f"{path} is damaged ({error}); this step is made again.")
             return None

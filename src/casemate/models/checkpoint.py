@@ -62,8 +62,8 @@ def save(model: nn.Module, path: Path | str, description: ModelMetadata, *, half
     With `half` the numbers are stored in float16, in half the space; the model that is loaded computes in float32 with
     the rounded weights.
 
-    Raises `ModelError` for another ending, and for a model whose input shape and classes are not known or whose
-    `output` is a function; `StoreError` if a file cannot be written.
+    Raises `ModelError` for another ending, and for a model whose input shape and classes are not known, whose `output`
+    is a function, or that has an extra state which is no tensor; `StoreError` if a file cannot be written.
     """
     model, path = as_classifier(model), as_path(path)
     if not isinstance(description, ModelMetadata):
@@ -72,7 +72,13 @@ def save(model: nn.Module, path: Path | str, description: ModelMetadata, *, half
         raise ModelError("a model with a function as output= cannot be saved; expected an index, a key or a name")
     if path.suffix != ".safetensors":
         raise ModelError(f"{path}: weights are saved as .safetensors; choose a name with that ending")
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    unfit = [name.removeprefix("network.") for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if unfit:
+        raise ModelError(
+            f"the extra state {unfit[0]} is no tensor, and cannot be saved; return tensors from get_extra_state"
+        )
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     if half:
         tensors = {name: each.half() if each.is_floating_point() else each for name, each in tensors.items()}
         if not all(bool(each.isfinite().all()) for each in tensors.values()):

@@ -8,6 +8,7 @@ Several processes share a training if torchrun starts them (see `processes.py`):
 the one shuffled order, so that all settings mean the same for any number of processes.
 """
 
+import copy
 import math
 import tempfile
 import time
@@ -23,6 +24,7 @@ from casemate.data import UNLABELLED, ImageSource, LabelledImages, as_labelled, 
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, SettingError, ShapeError, TrainingError, kind_of
 from casemate.files import as_path
+from casemate.functions import stable_repr
 from casemate.models import (
     Classifier,
     as_classifier,
@@ -38,6 +40,7 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
+from casemate.training.extra_state import as_tensors, load_state, others
 from casemate.training.guard import commonest_share, has_collapsed
 from casemate.training.images import check_augmentations, check_training_images
 from casemate.training.objective import (
@@ -53,7 +56,15 @@ from casemate.training.objective import (
     takes_unlabelled,
 )
 from casemate.training.processes import TrainingGroup, process_group
-from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot, undone_epochs
+from casemate.training.state import (
+    TrainingState,
+    Weights,
+    checksum,
+    copied_weights,
+    read_state,
+    snapshot,
+    undone_epochs,
+)
 from casemate.training.teachers import check_teachers, teachers_of
 from casemate.training.tracked import track_epoch, track_training
 from casemate.training.validation import robust_accuracy, validate
@@ -137,7 +148,8 @@ def fit(
         ShapeError: too few images, or images or labels that do not fit the model.
         SettingError: something that is no objective, or returns something else than a single number and the logits; a
             monitor or guard of robust accuracy with an objective that has no ball.
-        ModelError: a model that fails, does not return one logit per class, or has no gradient; a teacher that shares
+        ModelError: a model that fails, does not return one logit per class, or has no gradient, or whose extra state a
+            checkpoint cannot hold; a teacher that shares
             layers or weights with it; an augmentation that takes pixels within [0, 1] only, with other bounds.
 
     An error restores the model, and is raised in all processes; an interruption (`KeyboardInterrupt`) leaves the model
@@ -192,12 +204,15 @@ def _fit(
     """
     optimizer = settings.make_optimizer(model)
     group.share_weights(model)
+    with group.together():
+        if checkpoint is not None:  # before the training, and not when its first epoch is written
+            as_tensors(others(model.state_dict()))
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
     group.expect_same(fingerprint, "images, settings, objective or augmentations")
     state = _resumed(checkpoint, fingerprint, model, optimizer, group)
     if settings.averages and state.average is None:
         state.average = snapshot(model)
-    average = None if state.average is None else {name: t.to(device) for name, t in state.average.items()}
+    average = None if state.average is None else copied_weights(state.average, device)
     prepared = objective.prepared_for(train) if isinstance(objective, PreparedObjective) else objective
 
     pixels, labels = train.pixels.to(device), train.labels.to(device)
@@ -211,15 +226,16 @@ def _fit(
             state.robust_before = robust_accuracy(model.eval(), validation, balls, device, group, seed=settings.seed)
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
             start, processor = time.perf_counter(), time.process_time()
-            before = (snapshot(model), _copied(average)) if settings.guard else None
+            before = (snapshot(model), None if average is None else copied_weights(average)) if settings.guard else None
             undone = undone_epochs(state.history)
             row = _one_epoch(
                 *(model, pixels, labels, settings, prepared, augment, optimizer, average, state.epoch + 1, undone),
                 advance,
                 group,
             )
-            group.broadcast([*model.parameters(), *model.buffers(), *(average or {}).values()])
-            state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
+            averages = [each for each in (average or {}).values() if isinstance(each, Tensor)]
+            group.broadcast([*model.parameters(), *model.buffers(), *averages])
+            state.average = None if average is None else copied_weights(average, "cpu")
             current = _current_weights(model, state.average)
             with seeded(labels.device, settings.seed, "validation", state.epoch + 1, *group.seed):
                 shown = None if average is None else current
@@ -255,7 +271,7 @@ def _fit(
             why = f"the guard undid every epoch: robust accuracy fell each time from {state.robust_before:.1%}"
         raise mark_shared(TrainingError(f"{why}; lower the learning rate ({settings.learning_rate:g})"))
     keeps_best = settings.keep_best or (settings.patience is not None and not settings.continue_after_stop)
-    model.load_state_dict(best if keeps_best else _current_weights(model, state.average))
+    load_state(model, best if keeps_best else _current_weights(model, state.average))
     return TrainResult(
         model=model.eval(),
         history=state.history,
@@ -443,7 +459,9 @@ def _update_average(average: Weights, model: Classifier, decay: float) -> None:
     """
     buffers = {name for name, _ in model.named_buffers()}
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and name in buffers:  # with entries such as -inf, whose difference is NaN
+        if not isinstance(tensor, Tensor):
+            average[name] = copy.deepcopy(tensor)
+        elif tensor.is_floating_point() and name in buffers:  # with entries such as -inf, whose difference is NaN
             mixed = average[name].lerp(tensor, 1 - decay)
             average[name].copy_(torch.where(average[name] == tensor, tensor, mixed))
         elif tensor.is_floating_point():
@@ -454,7 +472,7 @@ def _update_average(average: Weights, model: Classifier, decay: float) -> None:
 
 def _current_weights(model: Classifier, average: Weights | None) -> Weights:
     """A copy of the weights that count at this point: the moving average if there is one, else the model's own."""
-    return _copied(average) or snapshot(model)
+    return snapshot(model) if average is None else copied_weights(average)
 
 
 def _last_kept(history: Sequence[dict[str, Any]]) -> int:
@@ -474,17 +492,12 @@ def _roll_back(
 
     Returns a copy of the weights that count then.
     """
-    model.load_state_dict(weights)
+    load_state(model, weights)
     optimizer.state.clear()  # its moments are those of the steps that led astray
     if average is not None and averaged is not None:
-        for name, tensor in averaged.items():
-            average[name].copy_(tensor)
-        state.average = {name: tensor.cpu() for name, tensor in average.items()}
+        average.update(averaged)
+        state.average = copied_weights(average, "cpu")
     return _current_weights(model, state.average)
-
-
-def _copied(weights: Weights | None) -> Weights | None:
-    return None if weights is None else {name: tensor.clone() for name, tensor in weights.items()}
 
 
 def _record_epoch(state: TrainingState, row: dict[str, Any], current: Weights, settings: TrainConfig) -> None:
@@ -516,7 +529,7 @@ def _fingerprint(
     augment: Sequence[Augmentation],
 ) -> str:
     """A hash of data, settings, objective, augmentations and initial weights, by which a checkpoint is recognised."""
-    tensors = {
+    tensors: Weights = {
         "train pixels": train.pixels,
         "train labels": train.labels,
         "validation pixels": validation.pixels,
@@ -526,6 +539,12 @@ def _fingerprint(
     schedule = named["schedule"]
     if callable(schedule):  # a function has no stable `repr`, so its values are hashed
         named["schedule"] = [schedule(step / 100) for step in range(100)]
-    for name, teacher in teachers_of(objective).items():  # their `repr` names their layers, not their weights
+    teachers = teachers_of(objective)
+    for name, teacher in teachers.items():  # their `repr` names their layers, not their weights
         tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(teacher).items()}
-    return checksum(repr((sorted(named.items()), objective, tuple(augment))), tensors | snapshot(model))
+    tensors |= snapshot(model)
+    objects = others(tensors)
+    texts = [stable_repr(objective, teachers), *map(stable_repr, [*teachers.values(), *augment])]
+    texts += [f"{name} {stable_repr(value)}" for name, value in objects.items()]
+    known = {name: tensor for name, tensor in tensors.items() if name not in objects}
+    return checksum(repr((sorted(named.items()), texts)), known)

@@ -7,7 +7,6 @@ training images (`PreparedObjective`). The training loop looks for the methods o
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, final, runtime_checkable
-from uuid import uuid4
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from casemate.data import UNLABELLED, LabelledImages
 from casemate.errors import ModelError, SettingError, kind_of
-from casemate.functions import function_record, qualified_name
+from casemate.functions import qualified_name, stable_repr
 from casemate.memory import is_out_of_memory
 from casemate.models import Classifier
 from casemate.models.output_errors import backward_error
@@ -148,9 +147,7 @@ class _FunctionObjective:
         return loss.detach(), logits.detach()
 
     def __repr__(self) -> str:
-        found = function_record(self.function)
-        # a training is resumed only where it is certain that the function is the same
-        return f"{found['function']} {found['sha256'] or uuid4().hex}"
+        return stable_repr(self.function)
 
 
 def as_objective(given: Objective | Callable[..., Any] | None) -> Objective:

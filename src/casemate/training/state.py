@@ -4,6 +4,7 @@ The state contains no random state, since every epoch seeds its own from (seed, 
 continues bit for bit as without the interruption (on the same machine and number of threads).
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,19 +19,29 @@ from torch import Tensor, nn
 from casemate.arrays import UnsoundError, bytes_of, read_safetensors
 from casemate.errors import TrainingError
 from casemate.files import write_bytes
+from casemate.training.extra_state import as_tensors, from_tensors, load_state
 
-Weights = dict[str, Tensor]
+Weights = dict[str, Any]
+"""A state dict: tensors by name, and the extra state of modules, which may be anything."""
 
 
 def snapshot(model: nn.Module) -> Weights:
-    """A copy of the state dict of `model` (weights and buffers), on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    """A copy of the state dict of `model` (weights, buffers, extra state), on the CPU."""
+    return copied_weights(model.state_dict(), "cpu")
 
 
-def checksum(text: str, weights: Weights) -> str:
-    """SHA-256 of `text` and of the names and values of `weights`, sorted by name."""
+def copied_weights(weights: Mapping[str, Any], device: torch.device | str | None = None) -> Weights:
+    """A copy of a state dict, of its extra state too, with its tensors on `device`; None for where they are."""
+    return {
+        name: value.detach().to(device=device, copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in weights.items()
+    }
+
+
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of `text` and of the names and values of `tensors`, sorted by name."""
     digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(weights.items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(bytes_of(tensor))
     return digest.hexdigest()
@@ -70,15 +81,15 @@ class TrainingState:
     def write(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint of this state, the model's weights and the optimiser's state, whole or not at all.
 
-        Raises `StoreError`.
+        Raises `StoreError`, and `ModelError` for an extra state of the model that a file cannot hold.
         """
-        tensors: Weights = {f"model/{name}": tensor for name, tensor in snapshot(model).items()}
+        tensors: dict[str, Tensor] = {f"model/{name}": each for name, each in as_tensors(snapshot(model)).items()}
         for number, slot in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in slot.items()}
         for title, weights in (("best", self.best), ("average", self.average)):
-            tensors |= {f"{title}/{name}": tensor for name, tensor in (weights or {}).items()}
+            tensors |= {f"{title}/{name}": tensor for name, tensor in as_tensors(weights or {}).items()}
         for epoch, weights in self.kept.items():
-            tensors |= {f"kept/{epoch}/{name}": tensor for name, tensor in weights.items()}
+            tensors |= {f"kept/{epoch}/{name}": tensor for name, tensor in as_tensors(weights).items()}
         entries = {
             "fingerprint": self.fingerprint,
             "epoch": self.epoch,
@@ -108,8 +119,9 @@ def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.
         entries = json.loads(metadata["state"])
         if entries["fingerprint"] != fingerprint:
             raise TrainingError(
-                f"{path} belongs to a training with other settings, model or data; delete it to train from the start, "
-                "or write to another path"
+                f"{path} belongs to a training with other settings, model, data or functions (or with functions that "
+                "cannot be compared, such as those that use a lock); delete it to train from the start, or write to "
+                "another path"
             )
         return _restored(entries, tensors, model, optimizer)
     except (UnsoundError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -119,7 +131,7 @@ def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.
 
 
 def _restored(
-    entries: dict[str, Any], tensors: Weights, model: nn.Module, optimizer: torch.optim.Optimizer
+    entries: dict[str, Any], tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState:
     """`read_state` from the parsed contents of the file: its JSON `entries` and its tensors by name.
 
@@ -146,8 +158,8 @@ def _restored(
         robust_before=entries["robust_before"],
     )
     parts: dict[str, Weights] = {}
-    slots: dict[int, Weights] = {}
-    for name, tensor in tensors.items():
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in from_tensors(tensors).items():
         title, rest = name.split("/", 1)
         if title == "optimizer":
             number, entry = rest.split("/")
@@ -157,7 +169,7 @@ def _restored(
             state.kept.setdefault(int(epoch), {})[entry] = tensor
         else:
             parts.setdefault(title, {})[rest] = tensor
-    model.load_state_dict(parts["model"])
+    load_state(model, parts["model"])
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     state.best, state.average = parts.get("best"), parts.get("average")
     return state

@@ -8,6 +8,7 @@ import torch
 from casemate.data import LabelledImages
 from casemate.models import Classifier
 from casemate.norms import Ball
+from casemate.training.extra_state import load_state
 from casemate.training.objective import Objective
 from casemate.training.processes import TrainingGroup
 from casemate.training.state import Weights, snapshot
@@ -60,7 +61,7 @@ def validate(
     own = None
     if average is not None:
         own = snapshot(model)
-        model.load_state_dict(average)
+        load_state(model, average)
     model.eval()
     with group.together(2) as sums:
         for batch_images, batch_labels in validation.batches(_BATCH, device):
@@ -74,5 +75,5 @@ def validate(
     if balls:
         found["val_robust_accuracy"] = robust_accuracy(model, validation, balls, device, group, seed=seed)
     if own is not None:
-        model.load_state_dict(own)
+        load_state(model, own)
     return found
