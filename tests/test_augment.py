@@ -27,6 +27,7 @@ from casemate.data.augment import (
 from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.data.noise import GaussianNoise, SaltAndPepper, Speckle
 from casemate.errors import SettingError
+from oracles import as_installed
 
 _SETTINGS: dict[str, list[dict[str, Any]]] = {
     "alternating-flip": [{}],
@@ -512,3 +513,9 @@ def test_who_is_changed_says_nothing_about_how() -> None:
     shown = _apply(RandomApply(change=Flip(vertical=0.0), share=0.5), images)
     mirrored = (shown == images.flip(3)).flatten(1).all(1)
     assert float(mirrored.float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("change", [Shift, "shift", None])
+def test_what_is_no_augmentation_is_not_applied_at_random(change: Any) -> None:
+    with as_installed(), pytest.raises(SettingError, match=r"change = .*; expected an augmentation, such as Shift\(\)"):
+        RandomApply(change=change)

@@ -500,9 +500,13 @@ def test_validation_returns_the_loss_of_the_neighbours_and_changes_nothing(
         ({"clip_min": 1.0, "clip_max": 0.0}, r"clip_min = 1\.0; expected less than clip_max, 0\.0"),
         ({"clip_min": 1.0, "clip_max": 1.0}, "clip_min"),
         ({"clip_min": math.nan}, "clip_min = nan"),
-        ({"clip_max": math.nan}, "clip_max, nan"),
+        ({"clip_max": math.nan}, "clip_max = nan; expected a number"),
+        ({"clip_min": "0"}, "clip_min = '0'; expected a number"),
         ({"iterations": 0}, r"iterations = 0; expected at least 1 \(0 with random_start\)"),
-        ({"iterations": -1, "random_start": True}, "iterations = -1"),
+        ({"iterations": -1, "random_start": True}, "iterations = -1; expected at least 0"),
+        ({"iterations": 1.5}, r"iterations = 1\.5; expected a whole number, at least 1 \(0 with random_start\)"),
+        ({"iterations": math.nan}, "iterations = nan; expected a whole number"),
+        ({"iterations": "2"}, "iterations = '2'; expected a whole number"),
         ({"pgd_eps": -0.1}, r"pgd_eps = -0\.1; expected zero or more"),
         ({"pgd_eps": math.inf}, "pgd_eps = inf"),
         ({"pgd_eps": math.nan}, "pgd_eps = nan"),
@@ -510,12 +514,20 @@ def test_validation_returns_the_loss_of_the_neighbours_and_changes_nothing(
         ({"feature_mask": [0.5, 1.5]}, "feature_mask: expected factors from 0 to 1"),
         ({"feature_mask": [-0.1]}, "feature_mask"),
         ({"feature_mask": [math.nan]}, "feature_mask"),
+        ({"feature_mask": "abc"}, "feature_mask is a str that is no array of numbers; expected factors from 0 to 1"),
+        ({"feature_mask": [[0.5], [0.5, 1.0]]}, "feature_mask is a list that is no array of numbers; expected factors"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_a_bad_setting_is_refused_by_name(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         NSL(**bad)
+
+
+@pytest.mark.parametrize("mask", [[0.5] * 7, [[[[0.5]]]] * 3, [[[[[0.5]]]]], []])
+def test_a_mask_of_another_size_is_refused(mask: Any) -> None:
+    with pytest.raises(ShapeError, match=r"feature_mask of shape .* for images of shape \(1, 8, 8\); expected one"):
+        NSL(feature_mask=mask)(tiny_model(), *TRAIN[:4].tensors())
 
 
 def test_settings_at_their_limits_are_taken() -> None:
@@ -897,6 +909,13 @@ def test_a_function_is_the_objective_of_a_recipe_and_a_class_is_not() -> None:
     wrong: Any = Distillation
     with as_installed(), pytest.raises(SettingError, match="the objective is the class Distillation; expected an obj"):
         Recipe(objective=wrong)
+
+
+@pytest.mark.parametrize("name", ["extra", "augment"])
+@pytest.mark.parametrize("given", [Shift(), [Shift], ["shift"], None])
+def test_what_is_no_list_of_augmentations_is_refused(name: str, given: Any) -> None:
+    with as_installed(), pytest.raises(SettingError, match=f"{name} = .*; expected a list of augmentations, such as"):
+        Recipe(**{name: given})
 
 
 def test_an_empty_recipe_is_ordinary_training() -> None:

@@ -264,7 +264,7 @@ def test_a_substitute_without_a_gradient_says_so() -> None:
 
 def test_models_that_do_not_match_are_refused() -> None:
     task = small_task(dtype=torch.float32)
-    other = nn.Sequential(nn.Flatten(), nn.Linear(1, 4))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
     names = ("a", "b", "c", "d")
     for substitute, words in (
         (classifier(network(dtype=torch.float32, classes=3), classes=3), "this many classes: 3, the model .* 4"),

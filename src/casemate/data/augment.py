@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Annotated, ClassVar, Protocol, final, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -168,12 +168,16 @@ def _weighted_sum(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def _is_one(change: Any) -> bool:
+    return callable(change) and not isinstance(change, type)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class RandomApply:
     """Apply another augmentation to randomly chosen images of each batch only."""
 
-    change: Augmentation
+    change: Annotated[Augmentation, Rule("an augmentation, such as Shift()", _is_one)]
     """The augmentation to apply."""
     share: Annotated[float, between(0, 1, "a probability")] = 0.5
     """Probability that an image is changed."""

@@ -18,17 +18,18 @@ from torch import Tensor, nn
 
 from casemate.attacks.differentiate import gradient_of
 from casemate.data import UNLABELLED
-from casemate.errors import SettingError
+from casemate.errors import SettingError, ShapeError, kind_of
 from casemate.models import Classifier, check_batch
 from casemate.models.state import restored
 from casemate.norms import Ball, Eps, Norm
 from casemate.rng import Streams, all_forked
-from casemate.settings import expect, not_negative, one_of
+from casemate.settings import Rule, at_least, expect, not_negative, one_of
 from casemate.training import labelled_cross_entropy
 from casemate.types import Images, Labels, Logits
 
 MeanLoss = Callable[[Tensor, Tensor], Tensor]
 _EVERYWHERE = (-math.inf, math.inf)
+_NUMBER = Rule("a number", lambda value: -math.inf <= value <= math.inf)
 
 
 @final
@@ -50,9 +51,9 @@ class AdversarialRegularization:
     norm: Annotated[Norm, one_of("linf", "l2", "l1")] = "l2"
     """Norm of step, projection and random start: Linf steps along the sign of the gradient, L2 along the gradient, L1
     along its largest entries."""
-    clip_min: float | None = None
+    clip_min: Annotated[float, _NUMBER] | None = None
     """Smallest pixel value of a neighbour; None for no limit."""
-    clip_max: float | None = None
+    clip_max: Annotated[float, _NUMBER] | None = None
     """Largest pixel value of a neighbour; None for no limit."""
     iterations: int = 1
     """Number of gradient steps from an image (or its random start) to its neighbour."""
@@ -66,17 +67,14 @@ class AdversarialRegularization:
 
     def __post_init__(self) -> None:
         expect(self)
-        if self.iterations < (0 if self.random_start else 1):
-            raise SettingError(f"iterations = {self.iterations}; expected at least 1 (0 with random_start)")
+        least = at_least(0) if self.random_start else at_least(1, "0 with random_start")
+        object.__setattr__(self, "iterations", least.check(self.iterations, "iterations"))
         low = -math.inf if self.clip_min is None else self.clip_min
         if not low < (math.inf if self.clip_max is None else self.clip_max):
             raise SettingError(f"clip_min = {self.clip_min!r}; expected less than clip_max, {self.clip_max}")
         if self.norm == "l1" and self.pgd_eps is not None:
             raise SettingError("pgd_eps with norm l1: NSL defines no projection there; use linf or l2, or no pgd_eps")
-        if self.feature_mask is not None:
-            mask = torch.tensor(self.feature_mask)
-            if not bool(((mask >= 0) & (mask <= 1)).all()):
-                raise SettingError("feature_mask: expected factors from 0 to 1 only")
+        _mask_of(self.feature_mask)
 
     @property
     def ball(self) -> Ball:
@@ -87,7 +85,10 @@ class AdversarialRegularization:
         return Ball(eps=self.step_size * self.iterations if self.pgd_eps is None else self.pgd_eps, norm=self.norm)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the regularised mean loss of the batch and the logits of the clean images."""
+        """Return the regularised mean loss of the batch and the logits of the clean images.
+
+        Raises `ShapeError` for images and labels that the model does not take, or a mask that does not fit the images.
+        """
         check_batch(model, images, labels, unlabelled=UNLABELLED)
         known = labels != UNLABELLED
         if bool(known.all()):
@@ -159,8 +160,9 @@ class AdversarialRegularization:
     def _step(self, moved: Tensor, images: Tensor, gradient: Tensor) -> Tensor:
         """One step from `moved` along the gradient there, projected onto the ball round `images` and clipped."""
         gradient = gradient.where(gradient.isfinite(), 0.0)
-        if self.feature_mask is not None:
-            gradient = gradient * torch.tensor(self.feature_mask, dtype=gradient.dtype, device=gradient.device)
+        mask = _mask_of(self.feature_mask)
+        if mask is not None:
+            gradient = gradient * _fitting(mask, gradient).to(gradient)
         target = moved + self.step_size * _direction(gradient, self.norm)
         if self.pgd_eps is not None:
             target = Ball(eps=self.pgd_eps, norm=self.norm).project(target, images, _EVERYWHERE)
@@ -170,6 +172,34 @@ class AdversarialRegularization:
         if self.clip_min is None and self.clip_max is None:
             return images
         return images.clamp(self.clip_min, self.clip_max)
+
+
+def _mask_of(factors: Sequence[Any] | None) -> Tensor | None:
+    """The factors of `feature_mask` as a float64 tensor; None for none. Raises `SettingError` for anything else."""
+    if factors is None:
+        return None
+    expected = "expected factors from 0 to 1 only, as nested lists that broadcast to an image, such as [[[0.0, 1.0]]]"
+    try:
+        mask = torch.tensor(factors, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SettingError(f"feature_mask is {kind_of(factors)} that is no array of numbers; {expected}") from error
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise SettingError(f"feature_mask: {expected}")
+    return mask
+
+
+def _fitting(mask: Tensor, images: Tensor) -> Tensor:
+    """The mask. Raises `ShapeError` unless it broadcasts to the images."""
+    try:
+        fits = torch.broadcast_shapes(mask.shape, images.shape) == images.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"feature_mask of shape {tuple(mask.shape)} for images of shape {tuple(images.shape[1:])}; expected one "
+            "that broadcasts to an image"
+        )
+    return mask
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from casemate.data.augment import Augmentation
 from casemate.models import as_classifier
 from casemate.rng import derive
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
-from casemate.training.images import check_augmentations
+from casemate.training.images import check_augmentations, expect_augmentations
 from casemate.training.objective import as_objective
 
 _BATCH = 1000
@@ -22,7 +22,7 @@ _BATCH = 1000
 class Recipe:
     """The settings of a defended training: additional images, augmented batches, another objective.
 
-    With the defaults it is ordinary training.
+    With the defaults it is ordinary training. Raises `SettingError` for what is no objective or no augmentation.
     """
 
     objective: Objective = field(default_factory=CrossEntropy)
@@ -39,6 +39,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objective", as_objective(self.objective))
+        for name in ("extra", "augment"):
+            object.__setattr__(self, name, expect_augmentations(getattr(self, name), name))
 
     def images(self, train: LabelledImages, seed: int = 0) -> LabelledImages:
         """The training images, followed by the augmented copies of all of them that `extra` adds, with their labels.

@@ -1,10 +1,11 @@
 """What a training expects of its images: that the model takes them, augmented too, and has a class for every label."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from casemate.data import UNLABELLED, LabelledImages, to_float
 from casemate.data.augment import Augmentation, takes_unit_pixels
-from casemate.errors import ModelError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.models import Classifier, check_part
 
 _WITHOUT = "only objectives that learn without labels, such as VirtualAdversarial, train on such images"
@@ -38,6 +39,16 @@ def check_training_images(
             f"from 0 to {classes - 1}: number the classes as the model does, or give its last layer as many outputs as "
             "there are classes"
         )
+
+
+def expect_augmentations(given: Any, name: str) -> tuple[Augmentation, ...]:
+    """The augmentations that a caller gave as `name`. Raises `SettingError` for anything but a list of objects."""
+    if not isinstance(given, Sequence) or not all(callable(each) and not isinstance(each, type) for each in given):
+        raise SettingError(
+            f"{name} = {given!r}; expected a list of augmentations, such as [casemate.data.augment.Shift()], or "
+            "functions of images, index, epoch and generator"
+        )
+    return tuple(given)
 
 
 def check_augmentations(model: Classifier, augmentations: Iterable[Augmentation]) -> None:

@@ -42,7 +42,7 @@ from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
 from casemate.training.extra_state import as_tensors, load_state, others
 from casemate.training.guard import commonest_share, has_collapsed
-from casemate.training.images import check_augmentations, check_training_images
+from casemate.training.images import check_augmentations, check_training_images, expect_augmentations
 from casemate.training.objective import (
     Objective,
     PreparedObjective,
@@ -328,11 +328,7 @@ def _check_arguments(settings: TrainConfig, augment: Sequence[Augmentation]) -> 
     """Raise `SettingError` for arguments of `fit` of another kind."""
     if not isinstance(settings, TrainConfig):
         raise SettingError(f"settings is {kind_of(settings)}; expected casemate.TrainConfig(epochs=..., ...)")
-    if not isinstance(augment, Sequence) or not all(map(callable, augment)):
-        raise SettingError(
-            f"augment = {augment!r}; expected a list of augmentations, such as [casemate.data.augment.Shift()], or "
-            "functions of images, index, epoch and generator"
-        )
+    expect_augmentations(augment, "augment")
 
 
 def _one_epoch(
