@@ -541,3 +541,18 @@ def test_a_step_is_a_share_of_the_training() -> None:
     for done in (-1.0, math.nan, 1.5):
         with pytest.raises(SettingError, match="done = "):
             TrainingStep(done=done, index=torch.arange(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("objective", ALL, ids=lambda each: type(each).__name__)
+def test_batch_normalisation_of_another_type_than_the_images_trains(
+    objective: AbstractCertifiedTraining, dtype: torch.dtype
+) -> None:
+    model = tiny_model()
+    model.network.to(dtype)
+    found = fit(model, TRAIN[:40], VALIDATION[:20], TrainConfig(epochs=1), objective=objective)
+    assert math.isfinite(found.history[0]["loss"])
+    layer = next(each for each in model.modules() if isinstance(each, nn.BatchNorm2d))
+    assert layer.running_mean is not None
+    assert layer.running_mean.dtype == dtype
+    assert layer.running_mean.abs().max() > 0

@@ -57,7 +57,8 @@ def _batch_norm(builder: GraphBuilder, layer: nn.BatchNorm1d | nn.BatchNorm2d, g
     values = builder.value(given)
     if layer.training:
         builder.need_training("it uses the statistics of the batch")
-        result: Tensor | None = layer(values)
+        own = next((each.dtype for each in (layer.weight, layer.running_mean) if each is not None), values.dtype)
+        result: Tensor | None = layer(values.to(own)).to(values.dtype)
         variance, mean = torch.var_mean(values, dim=[axis for axis in range(values.ndim) if axis != 1], correction=0)
     elif layer.running_mean is None or layer.running_var is None:
         raise RefusedError("it has no running statistics, so that an output depends on the other images of the batch")
