@@ -138,6 +138,20 @@ def test_training_sets_a_part_aside_where_there_is_none(run: Run) -> None:
     assert found["data"] == "photos"
 
 
+def test_a_network_that_could_not_be_saved_is_not_trained(run: Run) -> None:
+    Path("kept.py").write_text(
+        "from torch import nn\n\n\nclass Kept(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        f"        self.inner = nn.Sequential(nn.Flatten(), nn.Linear({math.prod(TINY_SHAPE)}, 3))\n\n"
+        "    def forward(self, images):\n        return self.inner(images)\n\n"
+        "    def get_extra_state(self):\n        return {'version': 3}\n\n"
+        "    def set_extra_state(self, state):\n        pass\n"
+    )
+    message = _said(run, "train", "--start", "kept.py:Kept", "--data", "parts", "--epochs", 1, code=2)
+    assert "the extra state _extra_state is no tensor, and cannot be saved" in message
+    assert "Epoch" not in message
+
+
 def test_a_network_of_ones_own_begins_with_the_same_weights_each_time(run: Run) -> None:
     """Fresh weights of the user's code depend on --seed, as those of a registered network do."""
     Path("fresh.py").write_text(

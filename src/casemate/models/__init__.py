@@ -12,6 +12,7 @@ from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE as DEFAULT_PASS_SI
 from casemate.models.accel.precision import Precision as Precision
 from casemate.models.channels_last import channels_last_if_supported as channels_last_if_supported
 from casemate.models.checkpoint import ModelMetadata as ModelMetadata
+from casemate.models.checkpoint import check_storable as check_storable
 from casemate.models.checkpoint import load as load
 from casemate.models.checkpoint import save as save
 from casemate.models.classifier import Classifier as Classifier

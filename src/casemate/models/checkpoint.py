@@ -56,6 +56,18 @@ def sidecar_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def check_storable(model: Classifier) -> None:
+    """Raise `ModelError` for a model that `save` cannot store: `output` is a function, or an extra state no tensor."""
+    if callable(model.output):
+        raise ModelError("a model with a function as output= cannot be saved; expected an index, a key or a name")
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"the extra state {name.removeprefix('network.')} is no tensor, and cannot be saved; return tensors "
+                "from get_extra_state"
+            )
+
+
 def save(model: nn.Module, path: Path | str, description: ModelMetadata, *, half: bool = False) -> Path:
     """Write `path` (ending in .safetensors) and its sidecar, each whole or not at all; return `path`.
 
@@ -68,17 +80,10 @@ def save(model: nn.Module, path: Path | str, description: ModelMetadata, *, half
     model, path = as_classifier(model), as_path(path)
     if not isinstance(description, ModelMetadata):
         raise SettingError(f"description is {kind_of(description)}; expected casemate.models.ModelMetadata(...)")
-    if callable(model.output):
-        raise ModelError("a model with a function as output= cannot be saved; expected an index, a key or a name")
+    check_storable(model)
     if path.suffix != ".safetensors":
         raise ModelError(f"{path}: weights are saved as .safetensors; choose a name with that ending")
-    state = model.state_dict()
-    unfit = [name.removeprefix("network.") for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if unfit:
-        raise ModelError(
-            f"the extra state {unfit[0]} is no tensor, and cannot be saved; return tensors from get_extra_state"
-        )
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if half:
         tensors = {name: each.half() if each.is_floating_point() else each for name, each in tensors.items()}
         if not all(bool(each.isfinite().all()) for each in tensors.values()):

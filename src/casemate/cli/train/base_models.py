@@ -8,7 +8,7 @@ from casemate.cli.shared.options import ModelOptions
 from casemate.data import Dataset, to_float
 from casemate.errors import ModelError, SettingError
 from casemate.evaluation.fingerprints import fingerprint
-from casemate.models import Classifier, ModelMetadata, OpenedModel, same_classes
+from casemate.models import Classifier, ModelMetadata, OpenedModel, check_storable, same_classes
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,13 @@ def start_model(source: str | None, architecture: str | None, loading: ModelOpti
 
     `loading` are the options of a model of the user's own.
 
-    Raises `ModelError` if it cannot be loaded, or has another architecture than the given one (None accepts any);
-    `SettingError` for an architecture beside the user's own network.
+    Raises `ModelError` if it cannot be loaded, or could not be saved after the training, or has another architecture
+    than the given one (None accepts any); `SettingError` for an architecture beside the user's own network.
     """
     if source is None:
         return None
     found = _opened("start", source, loading)
+    check_storable(found.model)
     if architecture is not None:
         if found.description is None:
             raise SettingError(
