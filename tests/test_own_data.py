@@ -147,7 +147,8 @@ def test_a_network_that_could_not_be_saved_is_not_trained(run: Run) -> None:
         "    def get_extra_state(self):\n        return {'version': 3}\n\n"
         "    def set_extra_state(self, state):\n        pass\n"
     )
-    message = _said(run, "train", "--start", "kept.py:Kept", "--data", "parts", "--epochs", 1, code=2)
+    command = ("train", "--start", "kept.py:Kept", "--data", "parts", "--epochs", 1, "--out", "kept.safetensors")
+    message = _said(run, *command, code=2)
     assert "the extra state _extra_state is no tensor, and cannot be saved" in message
     assert "Epoch" not in message
 
