@@ -180,7 +180,9 @@ def test_models_that_do_not_fit_are_refused(make: Callable[[], object], kind: ty
         make()
 
 
-def test_models_on_several_devices_are_refused() -> None:
-    elsewhere = Classifier(nn.Linear(36, 4, device="meta"), input_shape=SHAPE, classes=NAMES)
-    with pytest.raises(ModelError, match="the models are on cpu and meta; move them to one device"):
-        ensemble([member(0), elsewhere])
+def test_models_on_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, elsewhere = member(0), member(1)
+    devices = {id(here): torch.device("cpu"), id(elsewhere): torch.device("cuda:1")}
+    monkeypatch.setattr(Classifier, "device", property(lambda self: devices[id(self)]))
+    with pytest.raises(ModelError, match="the models are on cpu and cuda:1; move them to one device"):
+        ensemble([here, elsewhere])

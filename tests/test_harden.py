@@ -653,6 +653,10 @@ def _frozen_norm() -> nn.Module:
 
 
 WIDE = Classifier(tiny_model().network, bounds=(-1, 1))
+WIDE_IMAGES = {
+    name: LabelledImages(pixels=2 * part.tensors()[0] - 1, labels=part.labels)
+    for name, part in (("train", TRAIN), ("test", TEST))
+}
 
 
 class _NoWeights(nn.Module):
@@ -718,12 +722,12 @@ class _NoWeights(nn.Module):
         ({"recipe": {"a/b": "trades"}}, SettingError, "a recipe is named 'a/b'; expected a name"),
         ({"norm": "l3"}, SettingError, "l3"),
         (
-            {"model": WIDE, "recipe": Recipe(augment=(Shift(),))},
+            {"model": WIDE, **WIDE_IMAGES, "recipe": Recipe(augment=(Shift(),))},
             ModelError,
             r"the augmentation Shift for a model with bounds \(-1.0, 1.0\); expected \(0, 1\)",
         ),
         (
-            {"model": WIDE, "recipe": Recipe(extra=(AlternatingFlip(), GaussianNoise()))},
+            {"model": WIDE, **WIDE_IMAGES, "recipe": Recipe(extra=(AlternatingFlip(), GaussianNoise()))},
             ModelError,
             "the augmentation GaussianNoise for a model with bounds",
         ),
