@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 import casemate
 from casemate.attacks import PGD
+from casemate.cli.harden.request import HardenImages
+from casemate.cli.harden.run import _test_words
+from casemate.cli.shared.options import Reading
 from casemate.data import UNLABELLED, LabelledImages
 from casemate.data.augment import AlternatingFlip, Shift
 from casemate.data.noise import GaussianNoise
@@ -988,6 +991,15 @@ def test_an_even_average_replaces_the_moving_one(run: Run, mine: str) -> None:
     code, _, err = run("harden", mine, *COMMAND, "--swa-start", 0.5, "--ema", 0.9, "--dry-run")
     assert code == 2
     assert "ema and swa_start" in err
+
+
+def test_images_that_were_trained_on_are_not_named_as_test_images(tmp_path: Path) -> None:
+    """Where the test images were set aside from the file, the rest of it was trained on."""
+    own, tested = tmp_path / "own.npz", tmp_path / "tested.npz"
+    for path in (own, tested):
+        np.savez(path, images=TRAIN.pixels.numpy(), labels=TRAIN.labels.numpy())
+    assert _test_words(HardenImages(data=own), Reading()) == ["--data", "TEST-IMAGES"]
+    assert _test_words(HardenImages(data=own, test=tested), Reading()) == ["--data", str(tested)]
 
 
 @pytest.mark.integration

@@ -128,7 +128,9 @@ def _test_words(images: HardenImages, reading: Reading) -> list[str]:
         named = ["--dataset", images.dataset] if images.dataset else []
         return [*named, *(() if images.data_dir is None else ("--data-dir", str(images.data_dir)))]
     parts = train_and_test(images.data, reading)
-    return ["--data", str(images.data), *(() if parts is None else ("--split", parts[1])), *how]
+    if parts is None:  # the test images were set aside, and the file holds those that were trained on too
+        return ["--data", "TEST-IMAGES", *how]
+    return ["--data", str(images.data), "--split", parts[1], *how]
 
 
 def _teacher(source: str | None, recipes: Iterable[str], device: str) -> Classifier | None:
