@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.prepare import COMPARED_IMAGES, prepare_images
-from casemate.data import Array, ReadableImages, as_tensor, dimensions_remedy, to_float
+from casemate.data import Array, ReadableImages, as_tensor, dimensions_remedy
 from casemate.errors import ModelError, ShapeError
-from casemate.models import Classifier, check_labels, check_range, check_shape, check_type
+from casemate.models import Classifier, check_labels, check_range, check_shape, check_type, floats_within
 
 
 def as_images(given: Array, model: Classifier) -> Tensor:
@@ -14,9 +14,7 @@ def as_images(given: Array, model: Classifier) -> Tensor:
 
     Raises `ShapeError` for bytes if the model's bounds are others.
     """
-    images = as_tensor(given, "images")
-    check_type(images, model.bounds)
-    return to_float(images, images.device) if images.dtype == torch.uint8 else images
+    return floats_within(as_tensor(given, "images"), model.bounds)
 
 
 _CHANNELS = (1, 3, 4)
@@ -42,11 +40,16 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor, *, start: in
     check_labels(labels, len(model.classes))
 
 
-def check_first(model: Classifier, images: ReadableImages, count: int = COMPARED_IMAGES) -> None:
-    """Raise `ShapeError` unless the first images and labels have the type, shape and range that the model takes."""
+def check_first(model: Classifier, images: ReadableImages, count: int = COMPARED_IMAGES) -> Tensor:
+    """The first `count` images on the model's device.
+
+    Raises `ShapeError` unless they and their labels have the type, shape and range that the model takes.
+    """
     few = images.read(slice(0, count))
     check_type(few.pixels, model.bounds)
-    check_images(model, *few.tensors(model.device))
+    pixels, labels = few.tensors(model.device)
+    check_images(model, pixels, labels)
+    return pixels
 
 
 def check_pixels(model: Classifier, images: Tensor, start: int | None = None) -> None:

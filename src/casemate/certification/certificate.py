@@ -22,7 +22,7 @@ from casemate.certification.propagation import bound_layers, interval_margins, l
 from casemate.certification.region import Region, region_around
 from casemate.certification.taking_apart import TakenApart, check_executed, take_apart
 from casemate.certification.tracing import calls_as_text, forget_calls
-from casemate.data import Array, ImageSource, as_labelled, to_float
+from casemate.data import Array, ImageSource, as_labelled
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.float32_precision import full_precision
 from casemate.intervals import Estimate, share
@@ -34,7 +34,7 @@ from casemate.models import (
     check_labels,
     check_range,
     check_shape,
-    check_type,
+    floats_within,
     judge_of,
     user_call,
 )
@@ -295,9 +295,7 @@ def _checked(
         raise SettingError("norm = 'l0'; expected linf, l2 or l1: there are no certificates in l0")
     ball = Ball(eps=parse_eps(eps), norm=norm)
     given = as_labelled(images, labels)
-    pixels, truth = given.pixels, given.labels
-    check_type(pixels, model.bounds)
-    pixels = to_float(pixels, pixels.device) if pixels.dtype == torch.uint8 else pixels
+    pixels, truth = floats_within(given.pixels, model.bounds), given.labels
     check_shape(model, pixels)
     if not len(pixels):
         raise ShapeError("no images to certify; expected at least one")

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from casemate.data import Array, ImageSource, LabelledImages, as_labelled, as_tensor, to_float
+from casemate.data import Array, ImageSource, LabelledImages, as_labelled, as_tensor
 from casemate.errors import ModelError, SettingError, ShapeError, kind_of
 from casemate.float32_precision import full_precision
 from casemate.logits import is_valid
@@ -27,7 +27,7 @@ from casemate.models import (
     Classifier,
     as_classifier,
     check_labels,
-    check_type,
+    floats_within,
     is_randomised,
     judge_of,
     preserve_state,
@@ -354,8 +354,7 @@ def smoothed(
 def _images(given: Array | LabelledImages, model: Classifier) -> Images:
     """Images as floating-point tensors; bytes are scaled to [0, 1]. Raises `ShapeError` where the bounds are others."""
     images = given.pixels if isinstance(given, LabelledImages) else as_tensor(given, "images")
-    check_type(images, model.bounds)
-    return to_float(images, images.device) if images.dtype == torch.uint8 else images
+    return floats_within(images, model.bounds)
 
 
 def _check(model: Classifier, images: Images, labels: Labels | None, index: Labels) -> None:

@@ -57,6 +57,8 @@ class FinishedParts:
 
     def __init__(self, folder: Path | None, module: str) -> None:
         self._folder, self._module = folder, module
+        self.keeps = folder is not None
+        """Whether anything is kept."""
         self.resumed = 0
         """Number of certificates that were read."""
         self.resumed_seconds = 0.0

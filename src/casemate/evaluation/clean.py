@@ -114,8 +114,7 @@ def evaluate_clean(
     if not len(images):
         raise ShapeError("no images to classify; expected at least one")
     with user_call(model), frozen(model), observer.work("Classifying", len(images)) as advance:
-        check_first(model, images, 2)
-        model.examine(images.read(slice(0, 2)).tensors(model.device)[0])
+        model.examine(check_first(model, images, 2))
 
         count = len(images)
         prediction, loss = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float32)

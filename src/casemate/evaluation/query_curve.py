@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks import (
-    COMPARED_IMAGES,
     AbstractAttack,
     Misclassification,
     as_attack,
@@ -141,8 +140,7 @@ def query_curve(
     batch_size = at_least(1).check_optional(batch_size, "batch_size")
     model, images = as_model(model), as_labelled(images, labels)
     known, ball = model_of(model), attack.ball()
-    check_first(known, images)
-    few, _ = images[:COMPARED_IMAGES].tensors(known.device)
+    few = check_first(known, images)
     size = min(batch_size or _MOST, _MOST, group_size(known.input_shape))
     with (
         user_call(known, ball, seed=seed),

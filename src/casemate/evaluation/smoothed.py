@@ -309,7 +309,7 @@ def _voted(
                 made = certify_smoothed(model, *some.tensors(), smoothing, seed=seed, index=index)
                 return {name: getattr(made, name).tolist() for name in ("selected", "votes", "not_finite")}
 
-            about = [start, smoothing_settings(smoothing), _logits_hash(model, some)]
+            about = [start, smoothing_settings(smoothing), _logits_hash(model, some) if finished.keeps else ""]
             numbers.append(finished.get(some, about, vote))
             advance(len(some), "resumed" if finished.resumed > before else "")
     columns = {name: torch.tensor([each for part in numbers for each in part[name]]) for name in numbers[0]}

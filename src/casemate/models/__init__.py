@@ -32,6 +32,7 @@ from casemate.models.output_errors import backward_error as backward_error
 from casemate.models.pixel_range import check_part as check_part
 from casemate.models.pixel_range import check_range as check_range
 from casemate.models.pixel_range import check_type as check_type
+from casemate.models.pixel_range import floats_within as floats_within
 from casemate.models.pretrained import pretrained_file as pretrained_file
 from casemate.models.pretrained import pretrained_models as pretrained_models
 from casemate.models.pretrained import pretrained_names as pretrained_names

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from casemate.data import to_float
 from casemate.errors import ShapeError
 from casemate.norms import Bounds
 from casemate.types import Images
@@ -52,6 +53,12 @@ def check_type(pixels: Tensor, bounds: Bounds) -> None:
             f"the images are bytes (uint8), which stand for pixels within [0, 1], but the model's bounds are {bounds}; "
             f"give floating-point numbers within these, such as images.float(){scaled}, or a Classifier for [0, 1]"
         )
+
+
+def floats_within(pixels: Tensor, bounds: Bounds) -> Images:
+    """Pixels as floating-point numbers: bytes scaled to [0, 1], others as they are. Raises as `check_type`."""
+    check_type(pixels, bounds)
+    return to_float(pixels, pixels.device) if pixels.dtype == torch.uint8 else pixels
 
 
 def check_part(pixels: Tensor, bounds: Bounds, part: str) -> None:

@@ -149,8 +149,8 @@ def fit(
         SettingError: something that is no objective, or returns something else than a single number and the logits; a
             monitor or guard of robust accuracy with an objective that has no ball.
         ModelError: a model that fails, does not return one logit per class, or has no gradient, or whose extra state a
-            checkpoint cannot hold; a teacher that shares
-            layers or weights with it; an augmentation that takes pixels within [0, 1] only, with other bounds.
+            checkpoint cannot hold; a teacher that shares layers or weights with it; an augmentation that takes pixels
+            within [0, 1] only, with other bounds.
 
     An error restores the model, and is raised in all processes; an interruption (`KeyboardInterrupt`) leaves the model
     partly trained.
