@@ -170,7 +170,7 @@ def test_a_network_of_ones_own_begins_with_the_same_weights_each_time(run: Run) 
 
 def test_the_command_for_a_hardened_model_names_the_part_to_test_on() -> None:
     found = [_test_words(HardenImages(data=Path(name)), Reading()) for name in ("parts", "photos")]
-    assert found == [["--data", "parts", "--split", "test"], ["--data", "photos"]]
+    assert found == [["--data", "parts", "--split", "test"], ["--data", "TEST-IMAGES"]]
     assert _test_words(HardenImages(data=Path("parts"), test=Path("photos")), Reading()) == ["--data", "photos"]
 
 
