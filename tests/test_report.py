@@ -784,9 +784,13 @@ def test_the_first_sentences_are_those_of_the_numbers(done: Done) -> None:
     helping = [name for name, advice in advices if advice.helps == "helps"]
     assert f"with {len(helping)} of them" in defended if helping else "None helps" in defended
     assert f"Of {len(CLAIMS)} statements" in said
-    numbers = [int(each) for each in re.findall(r"(\d+) (?:hold|do not|are)", said)]
+    numbers = [int(each) for each in re.findall(r"(\d+) (?:holds?|do|does|are|is)\b", said)]
     assert sum(numbers) == len(CLAIMS)
     assert views.lead({}, [], []) == []
+    one = [replace(claims[0], found=verdict) for verdict in ("unexplained", "holds", "holds")]
+    assert views.lead({}, [], one) == [
+        "Of 3 statements of the paper by these numbers: 2 hold, 1 is a number that no setting of ours gives."
+    ]
     bare = {"E1": ModelResults(first.model, {"E1/clean": done.artifacts["E1/clean"]})}
     (only,) = views.lead(bare, [], [])
     assert only.endswith("of the test images correctly.")

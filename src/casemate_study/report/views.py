@@ -104,7 +104,8 @@ def _defences(models: Mapping[str, ModelResults], advices: Sequence[tuple[str, A
     helping = [_in_brackets(models[name].title) for name, advice in graded if advice.helps == "helps"]
     shown = ", ".join(helping[:_SHOWN]) + (f" and {len(helping) - _SHOWN} more" if len(helping) > _SHOWN else "")
     better = f"More images than without a defence withstand with {len(helping)} of them: {shown}"
-    return f"Of {len(graded)} defended models at eps {EPS:g}: {grades}. {better if helping else 'None helps'}."
+    defended = "1 defended model" if len(graded) == 1 else f"{len(graded)} defended models"
+    return f"Of {defended} at eps {EPS:g}: {grades}. {better if helping else 'None helps'}."
 
 
 def _in_brackets(title: str) -> str:
@@ -128,15 +129,16 @@ def _claims(claims: Sequence[Judgement]) -> str:
     missing = counts.pop("not measured", 0)
     if not counts:
         return ""
-    found = ", ".join(f"{count} {_PLURAL[verdict]}" for verdict, count in counts.most_common())
-    end = f"; {missing} are not measured" if missing else ""
+    found = ", ".join(f"{count} {_SAID[verdict][count > 1]}" for verdict, count in counts.most_common())
+    end = f"; {missing} {_SAID['not measured'][missing > 1]}" if missing else ""
     return f"Of {len(claims)} statements of the paper by these numbers: {found}{end}."
 
 
-_PLURAL = {
-    "holds": "hold",
-    "does not hold": "do not hold",
-    "no difference shown": "are not shown to make a difference",
-    "unexplained": "are numbers that no setting of ours gives",
+_SAID = {
+    "holds": ("holds", "hold"),
+    "does not hold": ("does not hold", "do not hold"),
+    "no difference shown": ("is not shown to make a difference", "are not shown to make a difference"),
+    "unexplained": ("is a number that no setting of ours gives", "are numbers that no setting of ours gives"),
+    "not measured": ("is not measured", "are not measured"),
 }
-"""The verdicts on claims as they are said of several."""
+"""The verdicts on claims as they are said of one statement, and of several."""
