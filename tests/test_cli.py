@@ -93,6 +93,7 @@ HELP = f"""
     heavy = ["torch", "numpy", "scipy", "matplotlib", "polars", "sklearn", "safetensors", "jinja2"]
     found = [name for name in heavy if name in sys.modules]
     show({WITH_TORCH!r})
+    found += [name for name in ("scipy.stats", "scipy.optimize", "matplotlib") if name in sys.modules]
     print(json.dumps([shown, found]))
 """
 

@@ -1,7 +1,9 @@
-"""Means with 95 % intervals, and paired tests and intervals of a difference. The statistics are SciPy's."""
+"""Means with 95 % intervals, and paired tests and intervals of a difference. The statistics are SciPy's.
+
+`scipy.stats` takes half a second to import, and most commands never need it: each function imports it.
+"""
 
 import numpy as np
-from scipy import stats
 
 from casemate.errors import ShapeError
 from casemate.intervals import CONFIDENCE
@@ -17,6 +19,8 @@ def mean(values: np.ndarray, seed: int = 0) -> Estimate:
 
     Raises `ShapeError` for no numbers, and for any that is not finite: the mean would say nothing.
     """
+    from scipy import stats
+
     if values.size == 0 or not np.isfinite(values).all():
         raise ShapeError(f"a mean of {values.size} values, not all finite; expected at least one, all finite")
     values = values.astype(np.float64)
@@ -41,6 +45,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     Args:
         first, second: whether each model is right, booleans `(n,)` over the same examples in the same order.
     """
+    from scipy import stats
+
     only_first, only_second = only_one(first, second)
     if only_first + only_second == 0:
         return 1.0
@@ -53,6 +59,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
     The interval is the adjusted Wald interval of paired shares (Bonett and Price 2012), which has a width even where no
     example differs. Arguments as for `mcnemar`; raises `ShapeError` for no examples.
     """
+    from scipy import stats
+
     wins, defeats = only_one(first, second)
     n = len(first)
     if n == 0:

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from casemate.attacks import Status
@@ -291,6 +290,8 @@ def _best_naming(truth: np.ndarray, predicted: np.ndarray, count: int) -> np.nda
 
     `truth` and `predicted` are the labels and predicted classes of the images, `count` is the number of classes.
     """
+    from scipy.optimize import linear_sum_assignment  # a quarter of a second that commands without checks save
+
     confusion = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
     # the small bonus on the diagonal prefers, of equally good namings, the one that changes nothing
     rows, columns = linear_sum_assignment(-confusion - 0.5 / count * np.eye(count))
