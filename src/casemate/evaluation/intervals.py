@@ -1,6 +1,6 @@
 """Means with 95 % intervals, and paired tests and intervals of a difference. The statistics are SciPy's.
 
-`scipy.stats` takes half a second to import, and most commands never need it: each function imports it.
+`scipy.stats` takes half a second to import; each function does so itself, so that commands without statistics need not.
 """
 
 import numpy as np

@@ -104,7 +104,7 @@ def _defences(models: Mapping[str, ModelResults], advices: Sequence[tuple[str, A
     helping = [_in_brackets(models[name].title) for name, advice in graded if advice.helps == "helps"]
     shown = ", ".join(helping[:_SHOWN]) + (f" and {len(helping) - _SHOWN} more" if len(helping) > _SHOWN else "")
     better = f"More images than without a defence withstand with {len(helping)} of them: {shown}"
-    defended = "1 defended model" if len(graded) == 1 else f"{len(graded)} defended models"
+    defended = f"{len(graded)} defended model{'' if len(graded) == 1 else 's'}"
     return f"Of {defended} at eps {EPS:g}: {grades}. {better if helping else 'None helps'}."
 
 
