@@ -69,7 +69,8 @@ def test_without_further_seeds_nothing_is_added(start: World) -> None:
 
 def test_a_verdict_survives_if_every_seed_gives_it(start: World) -> None:
     here = start.but({"E6": GOOD})
-    good, even, bad = (_seed(here, seed, {"E6": each}) for seed, each in ((1, GOOD), (2, EVEN), (3, BAD)))
+    between = Numbers(left={"fgsm": {0.1: 0.5}})  # 10 points above E1, as much as the claim needs
+    good, even, bad = (_seed(here, seed, {"E6": each}) for seed, each in ((1, GOOD), (2, between), (3, BAD)))
     same = _judged(here, good, only=[HELPS])[HELPS]
     assert (same.verdict, same.survives) == ("holds", True)
     assert same.seeds_sentence == "with seed 1: holds. The verdict survives all seeds."
@@ -110,7 +111,7 @@ def test_a_seed_with_fewer_models_is_compared_with_this_run_on_the_same(start: W
 
 def test_a_scale_that_cannot_decide_has_the_words_of_the_numbers_by_seed(start: World) -> None:
     found = _judged(start, _seed(start, 1, {"E6": GOOD}), decides=False, only=[HELPS])[HELPS]
-    assert found.verdict == "cannot be decided at this scale (here: no difference shown)"
+    assert found.verdict == "cannot be decided at this scale (here: does not hold)"
     assert found.seeds_sentence == "with seed 1: holds. The verdict does not survive all seeds."
 
 
@@ -134,19 +135,21 @@ def test_the_table_of_seeds_says_which_differences_survive(start: World) -> None
     }
     table = seeds_table(here.models, artifacts, 0)
     assert table is not None
-    assert table.head == ("model", "accuracy", "seed 0", "seed 1", "seed 2", "against E1")
+    assert table.head == ("model", "accuracy", "seed 0", "seed 1", "seed 2", "spread", "against baseline")
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
     titles = {name: here.models[name].title for name in NAMES}
-    assert len(rows) == 20
+    assert len(rows) == 6 * 5 - 2  # PGD runs on the teacher at 0.1 only
     assert not any(title == titles["E9-1"] for title, _ in rows)
-    assert rows[titles["E1"], "FGSM 0.1"] == (*["40.0 % (35.3 to 44.9, n = 400)"] * 3, "")
+    assert rows[titles["E1"], "FGSM 0.1"] == (*["40.0 % (35.3 to 44.9, n = 400)"] * 3, "0.0 points", "")
     for words in ("FGSM 0.1", "BIM 0.1", "worst case 0.1"):
         e6, student = rows[titles["E6"], words], rows[titles["E9-20"], words]
         assert e6[0].startswith("90.0 % (86.7 to 92.6, n = 400); above, +50.0 points (")
-        assert e6[3] == "above with all 3"
-        assert student[3] == "differs: above with seed 0, no difference shown with seed 1, below with seed 2"
-    assert rows[titles["E6"], "without an attack"][3] == "no difference shown with any of 3"
-    assert rows[titles["E11"], "FGSM 0.1"][2:] == ("-", "no difference shown with any of 2")
+        assert e6[3:] == ("0.0 points", "above with all 3")
+        assert student[3] == "70.0 points"
+        assert student[4] == "differs: above with seed 0, no difference shown with seed 1, below with seed 2"
+    assert rows[titles["E6"], "without an attack"][4] == "no difference shown with any of 3"
+    assert rows[titles["E11"], "FGSM 0.1"][2:] == ("-", "0.0 points", "no difference shown with any of 2")
+    assert rows[titles["E6"], "PGD-40 0.025"][0].startswith("90.0 % (86.7 to 92.6, n = 400); above, +20.0 points (")
 
 
 def test_the_worst_case_is_taken_over_the_attacks_that_all_seeds_have(start: World) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 from casemate.evaluation import percent
 from casemate.losses import TITLES
 from casemate_study.claims.rules import (
+    EQUAL,
     NOTHING,
     ClaimEvidence,
     ClaimVerdict,
@@ -19,6 +20,7 @@ from casemate_study.claims.rules import (
     left_open,
     points,
     tally,
+    within,
 )
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
@@ -55,7 +57,7 @@ def test_accuracy(evidence: ClaimEvidence) -> RuleResult:
     if e1 is None or e1.clean is None:
         return NOTHING
     ours = e1.clean.accuracy
-    return RuleResult("holds" if agrees(ours, paper.TEST_ACCURACY, 0.001) else "unexplained", f"Ours: {ours:n}.")
+    return RuleResult("holds" if agrees(ours, paper.TEST_ACCURACY) else "unexplained", f"Ours: {ours:n}.")
 
 
 def fgsm_accuracy(evidence: ClaimEvidence) -> RuleResult:
@@ -65,7 +67,7 @@ def fgsm_accuracy(evidence: ClaimEvidence) -> RuleResult:
     """
     e1 = evidence.models.get("E1")
     found = {TITLES[loss]: e1.accuracy_under("fgsm", 0.1, loss) for loss in LOSSES} if e1 else {}
-    return judge_number(evidence, paper.FGSM_AT_01, 0.001, found)
+    return judge_number(evidence, paper.FGSM_AT_01, found)
 
 
 def _step_curves(evidence: ClaimEvidence) -> dict[tuple[str, str], tuple[str, StoredCurve]]:
@@ -86,7 +88,7 @@ def accuracy_after_25(evidence: ClaimEvidence) -> RuleResult:
     """
     points = {key: curve.at(25) for key, (_, curve) in _step_curves(evidence).items()}
     found = {f"step {size}, {TITLES[loss]}": point and point.last for (size, loss), point in points.items()}
-    return judge_number(evidence, paper.BIM_AT_25, 0.0001, found)
+    return judge_number(evidence, paper.BIM_AT_25, found)
 
 
 def rapid_until_25(evidence: ClaimEvidence) -> RuleResult:
@@ -113,33 +115,34 @@ def rapid_until_25(evidence: ClaimEvidence) -> RuleResult:
 
 def level_after_25(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if from 25 iterations of BIM to the most that were run, at each step size measured, the accuracy of
-    E1 (undefended) does not change by the paired test, and its loss grows. The attack ascends the stable cross-entropy.
+    E1 (undefended) changes by at most 1 point, by the whole interval of the paired difference (`within`), and its loss
+    grows by the paired test; does not hold if at some step size it changes by more, or its loss falls; else no
+    difference shown. The attack ascends the stable cross-entropy.
     """
-    verdicts: dict[str, tuple[bool, bool]] = {}
+    verdicts: dict[str, list[ClaimVerdict]] = {}
     words: list[str] = []
     for (size, loss), (name, curve) in _step_curves(evidence).items():
         first, last = curve.at(25), curve.points[-1]
-        if first is None or first.loss is None or last.loss is None:
+        if first is None or last.at == first.at:
             continue
         artifact = evidence.artifacts[name]
         change = compare_masks(is_correct(artifact, "steps", last.at), is_correct(artifact, "steps", 25))
-        before = verdicts.get(loss, (True, True))
-        level, grows = change is not None and change.order == 0, last.loss.value > first.loss.high
-        verdicts[loss] = (level and before[0], grows and before[1])
+        growth = compare_values(*(rows_of(artifact, "steps", each.at)["loss"] for each in (last, first)))
+        if change is None or growth is None:
+            continue
+        verdicts.setdefault(loss, []).extend((within(change.difference, EQUAL), tally([growth], 1)))
         words.append(
             f"step {size}, {TITLES[loss]}: {percent(first.last.value)} at 25, {percent(last.last.value)} at "
-            f"{last.at:g}, loss {first.loss.value:.2f} to {last.loss.value:.2f}"
-            f"{'' if change is None else f', accuracy {points(change.difference)}'}"
+            f"{last.at:g}, loss {growth.second:.2f} to {growth.first:.2f}, accuracy {points(change.difference)}"
         )
     if "ce" not in verdicts:
         return NOTHING
-    text = "; ".join(words) + "."
-    if all(verdicts["ce"]):
-        return RuleResult("holds", text)
-    elsewhere = [TITLES[loss] for loss in LOSSES[1:] if all(verdicts.get(loss, (False, False)))]
-    if elsewhere:
+    verdict = joined(verdicts["ce"])
+    text = f"{'; '.join(words)}. Level is within {100 * EQUAL:g} point."
+    elsewhere = [TITLES[loss] for loss in LOSSES[1:] if loss in verdicts and joined(verdicts[loss]) == "holds"]
+    if verdict != "holds" and elsewhere:
         text += f" Level with a growing loss only where the attack ascends {' or '.join(elsewhere)}."
-    return RuleResult("does not hold", text)
+    return RuleResult(verdict, text)
 
 
 def _judge_clippings(evidence: ClaimEvidence, compare: Compare, wanted: int, what: str) -> RuleResult:

@@ -61,7 +61,7 @@ def class_range(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     found = sorted(_by_class(clean).items(), key=lambda each: each[1].value)
     ends = zip((found[0], found[-1]), (paper.WORST_CLASS, paper.BEST_CLASS), strict=True)
-    inside = all(agrees(each, stated, 0.01) for (_, each), stated in ends)
+    inside = all(agrees(each, stated) for (_, each), stated in ends)
     text = f"Ours: from {found[0][0]}, {found[0][1]:n}, to {found[-1][0]}, {found[-1][1]:n}."
     return RuleResult("holds" if inside else "unexplained", text)
 

@@ -3,10 +3,14 @@ trained without early stopping.
 """
 
 from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
 
 from casemate.evaluation import percent
 from casemate_study.claims.rules import (
     CLEARLY,
+    EQUAL,
     MUCH,
     NOTHING,
     ClaimEvidence,
@@ -14,7 +18,9 @@ from casemate_study.claims.rules import (
     RuleResult,
     adjusted_together,
     all_parts,
+    by_interval,
     count_orders,
+    everywhere,
     in_words,
     joined,
     judge_best,
@@ -22,13 +28,16 @@ from casemate_study.claims.rules import (
     judge_clear_order,
     judge_much_lower_loss,
     judge_order,
+    left_open,
+    never_reaches,
     over_eps,
-    reaches,
     tally,
+    under_pgd,
     why,
 )
 from casemate_study.claims.temperatures import student_names
-from casemate_study.claims.verdicts import EPS, single_step_cause
+from casemate_study.claims.verdicts import COLLAPSED, EPS
+from casemate_study.results.independent import plus_constant
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import (
     PairedComparison,
@@ -36,10 +45,12 @@ from casemate_study.results.paired import (
     compare_accuracy,
     compare_confidence,
     compare_loss,
+    compare_values,
+    is_correct,
 )
 
-NEAR_ZERO = 0.05
-"""Accuracy under PGD, as a fraction, up to which nothing is left to compare."""
+ON_PAR = 0.25
+"""The largest difference of two losses, as a share of the second, at which they count as on par."""
 
 
 def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
@@ -64,10 +75,37 @@ def much_lower_loss(evidence: ClaimEvidence) -> RuleResult:
 
 
 def less_responsive(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if adversarial regularisation makes a model that is more accurate under FGSM when it starts from E11,
-    which does not over-fit, than when it starts from E1 (E6), by paired tests (`judge_order`).
+    """Rule: holds if adversarial regularisation gains more accuracy under FGSM over E11, which does not over-fit, where
+    it starts from that, than over E1 where it starts from that (E6): at some eps by the interval of the difference of
+    both gains on the same images, and at none the reverse (`tally`).
     """
-    return judge_order(evidence, "E6-stopped", "E6", "fgsm", 1)
+    names = ("E6-stopped", "E11", "E6", "E1")
+    curves = [None if name not in evidence.models else evidence.models[name].curve("fgsm") for name in names]
+    known = [each for each in curves if each is not None]
+    if len(known) < len(names):
+        return NOTHING
+    shared = [point.at for point in known[0].points if point.at and all(each.at(point.at) for each in known)]
+    by_eps = {eps: _gains(evidence, names, eps) for eps in shared}
+    tested = adjusted([each for each in by_eps.values() if each is not None])
+    verdict, at = tally(tested, 1), by_eps.get(EPS)
+    if verdict == "not measured":
+        return NOTHING
+    text = f"Gains of E6-stopped over E11 against those of E6 over E1 under FGSM: {count_orders(tested, 1)}"
+    text += "." if at is None else f" (at {EPS:g}: {in_words(at, compare_accuracy)})."
+    if verdict == "no difference shown":
+        text += f" Not excluded: {left_open(tested, compare_accuracy)}."
+    return RuleResult(verdict, text, why(*(evidence.models[name] for name in names)))
+
+
+def _gains(evidence: ClaimEvidence, names: Sequence[str], eps: float) -> PairedComparison | None:
+    """Compare the gain of accuracy under FGSM of the first of four models over the second with that of the third over
+    the fourth, on the same images.
+    """
+    artifacts = [evidence.models[name].artifact("fgsm", "ce") for name in names]
+    hits = [is_correct(each, "eps", eps).astype(np.float64) for each in artifacts if each is not None]
+    n = min(map(len, hits))
+    first, start, second, other = (each[:n] for each in hits)
+    return compare_values(first - start, second - other)
 
 
 def clean_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
@@ -93,7 +131,7 @@ def augmentation_does_little(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM and under BIM with either clipping E5 (augmentation) gains less than 10 points of
     accuracy over E1 (undefended) at every eps, by the upper ends of the intervals of the paired difference; does not
     hold if at some eps it gains 10 points or more, with Holm's correction for all eps and attacks; else no difference
-    shown (`reaches`).
+    shown (`never_reaches`).
 
     `helps_against_fgsm` has the same threshold.
     """
@@ -110,9 +148,7 @@ def augmentation_does_little(evidence: ClaimEvidence) -> RuleResult:
     if one is None:
         return NOTHING
     text = f"At the eps where E5 gains most over E1, {'; '.join(words)}. Much is {percent(MUCH, 0)} of all images."
-    much = reaches(every, 1, MUCH)
-    little: ClaimVerdict = "holds" if much == "does not hold" else "no difference shown"
-    return RuleResult("does not hold" if much == "holds" else little, text, why(one))
+    return RuleResult(never_reaches(every, 1, MUCH), text, why(one))
 
 
 def keeps_70(evidence: ClaimEvidence) -> RuleResult:
@@ -176,67 +212,55 @@ def best_of_all(evidence: ClaimEvidence) -> RuleResult:
     return all_parts(parts)
 
 
-def _pgd_eps(models: Sequence[ModelResults]) -> list[float]:
-    """The values of eps at which PGD was run on all of these models and that can tell them apart: 0.1, and the smallest
-    at which it leaves at least one of them more than 5 %, by the interval.
-    """
-    found: list[float] = []
-    first = models[0].pgd
-    for eps in sorted(point.eps for point in ([] if first is None else first.points)):
-        left = [model.under_strongest(eps) for model in models]
-        known = [each for each in left if each is not None]
-        if len(known) == len(models) and (eps == EPS or (not found and any(each.low > NEAR_ZERO for each in known))):
-            found.append(eps)
-    return found
-
-
 def strongest(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if E6 (adversarial regularisation) is more accurate under PGD than E1 (undefended) and every model of
     the other defences (E5, E7, E9, E10): against each at some eps by the paired test, and at none the reverse
     (`tally`), with Holm's correction for all models and eps. Not measured without E1, E5 and a student.
-
-    The values of eps are 0.1, and the smallest that was measured on all models at which PGD leaves one of them more
-    than 5 %: at 0.1 it may leave none of them anything.
     """
     e6 = evidence.models.get("E6")
-    others = {
-        name: evidence.models[name]
-        for name in _rivals(evidence, "pgd")
-        if evidence.models[name].under_strongest(EPS) is not None
-    }
-    if e6 is None or not others or e6.under_strongest(EPS) is None:
+    found = {name: under_pgd(e6, evidence.models[name]) for name in _rivals(evidence, "pgd")}
+    if e6 is None or not any(found.values()):
         return NOTHING
-    values = _pgd_eps([e6, *others.values()])
-    found: dict[str, list[PairedComparison]] = {}
-    for name, other in others.items():
-        orders = [compare_accuracy(e6.artifact("pgd"), other.artifact("pgd"), "eps", eps) for eps in values]
-        found[name] = [each for each in orders if each is not None]
-    tested = adjusted_together(found)
-    words = [
-        f"{name}: {count_orders(orders, 1)} ({'; '.join(in_words(each, compare_accuracy) for each in orders)})"
-        for name, orders in tested.items()
-    ]
-    where = " and ".join(f"{eps:g}" for eps in values)
-    text = f'"{e6.title}" under PGD-40 with restarts at {where} against {"; ".join(words)}.'
+    tested = adjusted_together({name: list(by_eps.values()) for name, by_eps in found.items() if by_eps})
+    words = []
+    for name, orders in tested.items():
+        shown = (f"at {eps:g}: {in_words(each, compare_accuracy)}" for eps, each in found[name].items())
+        words.append(f"{name}: {count_orders(orders, 1)} ({'; '.join(shown)})")
+    text = f'"{e6.title}" under PGD-40 with restarts against {"; ".join(words)}.'
     return RuleResult(joined([tally(orders, 1) for orders in tested.values()]), text)
 
 
 def fitted_to_one_step(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if E6 (adversarial regularisation) is fitted to one step of attack, which is how this claim is read
-    here: FGSM at eps 0.1 leaves more than the interval of its clean accuracy, or over 20 points more than PGD at the
-    same eps (`single_step_cause`).
+    here: what FGSM leaves of it at eps 0.1 beyond what PGD leaves is 20 points or more above the same difference of E1
+    (undefended), by the interval on the same images; does not hold if it is less; else no difference shown.
     """
-    e6 = evidence.models.get("E6")
-    if e6 is None or e6.clean is None:
+    e6, e1 = evidence.models.get("E6"), evidence.models.get("E1")
+    gaps = [_one_step_gap(model) for model in (e6, e1) if model is not None]
+    known = [each for each in gaps if each is not None]
+    found = compare_values(*known) if len(known) > 1 else None
+    if e6 is None or e6.clean is None or found is None:
         return NOTHING
     one, many = e6.accuracy_under("fgsm", EPS), e6.under_strongest(EPS)
-    if one is None or many is None:
-        return NOTHING
     text = (
         f"E6 at eps {EPS:g}: FGSM leaves {one:n}, PGD-40 with restarts {many:n}; without an attack "
-        f"{e6.clean.accuracy:n}."
+        f"{e6.clean.accuracy:n}. FGSM beyond PGD: {in_words(found, compare_accuracy)} of E1; fitted is "
+        f"{100 * COLLAPSED:g} points."
     )
-    return RuleResult("holds" if single_step_cause(e6) else "does not hold", text)
+    return RuleResult(by_interval(plus_constant(found.difference, -COLLAPSED), 1), text)
+
+
+def _one_step_gap(model: ModelResults) -> np.ndarray | None:
+    """By image `(n,)` whether the model is correct under FGSM at eps 0.1, minus whether it is under PGD: 1, 0 or -1.
+
+    None if one of the attacks is not finished.
+    """
+    fgsm, pgd = model.artifact("fgsm", "ce"), model.artifact("pgd")
+    if fgsm is None or pgd is None:
+        return None
+    one, many = (is_correct(each, "eps", EPS).astype(np.float64) for each in (fgsm, pgd))
+    n = min(len(one), len(many))
+    return one[:n] - many[:n]
 
 
 def loses_to_bim(evidence: ClaimEvidence) -> RuleResult:
@@ -248,41 +272,76 @@ def loses_to_bim(evidence: ClaimEvidence) -> RuleResult:
 
 def regularised_twice(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM E7 (adversarial regularisation of the augmented E5) is much less accurate than E6 (that
-    of E1): by paired tests, and at some eps by 10 points or more, by the interval (`judge_clear_order`). At every eps
-    its loss must differ from E6's by at most a quarter of that.
+    of E1): by paired tests, and at some eps by 10 points or more, by the interval (`judge_clear_order`); and if their
+    losses are on par (`_on_par`).
     """
     accuracy = judge_clear_order(evidence, "E7", "E6", "fgsm", -1, MUCH)
-    one, other = evidence.models.get("E7"), evidence.models.get("E6")
-    losses = over_eps(one, other, "fgsm", "ce", compare_loss)
-    if accuracy.verdict == "not measured" or not losses:
-        return NOTHING
-    par = all(abs(each.first - each.second) <= 0.25 * max(each.second, 1e-9) for each in losses)
-    at = next(each for each in losses if abs(each.difference.value) == max(abs(e.difference.value) for e in losses))
-    shown = f"{'within a quarter of each other at every' if par else 'further apart than a quarter at some'} eps"
-    part = RuleResult(
-        "holds" if par else "does not hold", f"{shown}. The largest difference: {in_words(at, compare_loss)}."
+    par = _on_par(evidence.models.get("E7"), evidence.models.get("E6"))
+    return all_parts({"Much lower accuracy": accuracy, "Loss on par": par})
+
+
+def _on_par(one: ModelResults | None, other: ModelResults | None) -> RuleResult:
+    """Rule: holds if under FGSM at every eps the first loss differs from the second by at most a quarter of that, by
+    the intervals of the paired differences from both ends; does not hold if at some eps it differs by more; else no
+    difference shown.
+    """
+    losses, low, high = (
+        over_eps(one, other, "fgsm", "ce", partial(compare_loss, times=times))
+        for times in (1.0, 1 - ON_PAR, 1 + ON_PAR)
     )
-    return all_parts({"Much lower accuracy": accuracy, "Loss on par": part})
+    if not losses:
+        return NOTHING
+    above, below = tally(low, 1), tally(high, -1)
+    apart = "does not hold" in (above, below)
+    par = everywhere(low, 1) == everywhere(high, -1) == "holds"
+    verdict: ClaimVerdict = "does not hold" if apart else "holds" if par else "no difference shown"
+    shown = {"holds": "within a quarter of each other at every eps", "does not hold": "further apart at some eps"}
+    most = max(losses, key=lambda each: abs(each.difference.value))
+    text = f"{shown.get(verdict, 'not shown to be within a quarter of each other')}"
+    return RuleResult(verdict, f"{text}. The largest difference: {in_words(most, compare_loss)}.")
 
 
 def four_rounds(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E8 (four rounds of adversarial regularisation) is not more accurate than E6 (one round) by paired
-    tests: under FGSM at any eps, or under PGD at eps 0.1, with Holm's correction for all of these.
+    """Rule: holds if E8 (four rounds of adversarial regularisation) is at no eps of FGSM or PGD more accurate than E6
+    (one round) by more than 1 point, by the upper ends of the intervals; does not hold if at some eps it is, with
+    Holm's correction for all of these; else no difference shown (`never_reaches`).
     """
     one, other = evidence.models.get("E8"), evidence.models.get("E6")
     orders = over_eps(one, other, "fgsm", "ce", compare_accuracy)
     if one is None or other is None or not orders:
         return NOTHING
-    strong = compare_accuracy(one.artifact("pgd"), other.artifact("pgd"), "eps", EPS)
-    tested = adjusted([*orders, *([] if strong is None else [strong])])
-    better = sum(each.order > 0 for each in tested[: len(orders)])
-    most = max(orders, key=lambda each: each.difference.value)
-    text = f"Under FGSM E8 is more accurate at {better} of {len(orders)} eps"
-    if strong is not None:
-        text += f"; under PGD at {EPS:g}: {in_words(strong, compare_accuracy)}"
-    text += f". Where FGSM favours it most: {in_words(most, compare_accuracy)}"
-    no_better = all(each.order <= 0 for each in tested)
-    return RuleResult("holds" if no_better else "does not hold", text + ".", why(one, other))
+    strong = under_pgd(one, other)
+    every = adjusted([*orders, *strong.values()])
+    words = []
+    for name, found in (("FGSM", every[: len(orders)]), ("PGD-40 with restarts", every[len(orders) :])):
+        if found:
+            most = max(found, key=lambda each: each.difference.value)
+            better = sum(each.order > 0 for each in found)
+            words.append(f"under {name} at {better} of {len(found)} eps, at most {in_words(most, compare_accuracy)}")
+    text = f"E8 is more accurate {'; '.join(words)}. No better is at most {100 * EQUAL:g} point."
+    return RuleResult(never_reaches(every, 1, EQUAL), text, why(one, other))
+
+
+def several_eps(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if E8 (trained with four values of eps) is more accurate under FGSM at eps above 0.1 than E6, which
+    was trained with 0.1 alone, by paired tests (`judge_order`).
+    """
+    return judge_order(evidence, "E8", "E6", "fgsm", 1, above=EPS + 1e-9)
+
+
+def all_worse_over_fitted(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if under FGSM and under BIM with clip ball every model that over-fits, or that comes from one that
+    does, is less accurate than its counterpart from early stopping, by paired tests (`judge_order`): E1 than E11, E6
+    than the same training from E11, E9-20 than the student of an early-stopped teacher.
+    """
+    pairs = (("E1", "E11"), ("E6", "E6-stopped"), ("E9-20", "E13-early-teacher"))
+    return all_parts(
+        {
+            f"{first} against {second}, {name}": judge_order(evidence, first, second, measure, -1)
+            for first, second in pairs
+            for name, measure in (("FGSM", "fgsm"), ("BIM", "ball"))
+        }
+    )
 
 
 def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:

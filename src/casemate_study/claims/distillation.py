@@ -10,6 +10,7 @@ import numpy as np
 
 from casemate.evaluation import Estimate, percent
 from casemate_study.claims.rules import (
+    EQUAL,
     NOTHING,
     ClaimEvidence,
     ClaimVerdict,
@@ -19,14 +20,17 @@ from casemate_study.claims.rules import (
     all_parts,
     by_interval,
     count_orders,
+    everywhere,
     in_words,
     judge_clean,
     judge_much_lower_loss,
     judge_order,
     left_open,
+    never_reaches,
     over_eps,
     points,
     tally,
+    within,
 )
 from casemate_study.claims.temperatures import at_all_temperatures, student_names, teacher_of
 from casemate_study.claims.verdicts import EPS
@@ -46,8 +50,6 @@ from casemate_study.results.paired import (
 )
 from casemate_study.results.significance import LEVEL
 
-EQUAL = 0.01
-"""The largest difference of two accuracies, as a fraction, that counts as equal, or as keeping an accuracy."""
 DROP = 0.1
 """The smallest loss of accuracy under an attack, as a fraction, that counts as dropping quite a bit."""
 
@@ -70,12 +72,30 @@ def _under(
 
 
 def students_loss(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the loss of every student (E9, E10) lies below that of its teacher under
-    FGSM and under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
+    """Rule: holds if the loss of every student of E9 (distilled into the same architecture) lies below that of its
+    teacher at every eps of FGSM and of BIM with either clipping, by paired tests (`judge_order`, `everywhere`,
+    `at_all_temperatures`).
     """
-    attacks = ("fgsm", "ball", "range")
-    found = [_under(evidence, each, attacks, wanted=-1, compare=compare_loss) for each in ("E9", "E10")]
-    return at_all_temperatures(found[0] | found[1])
+    return at_all_temperatures(_always_lower_loss(evidence, "E9"))
+
+
+def _always_lower_loss(evidence: ClaimEvidence, experiment: str) -> dict[str, dict[str, RuleResult]]:
+    return _under(evidence, experiment, ("fgsm", "ball", "range"), wanted=-1, compare=compare_loss, judge=everywhere)
+
+
+def all_students_loss(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: as `students_loss`, for the students of both architectures (E9, E10), also without an attack."""
+    attacked = _always_lower_loss(evidence, "E9") | _always_lower_loss(evidence, "E10")
+    return at_all_temperatures(
+        {
+            name: {
+                "": all_parts(
+                    {"no attack": judge_clean(evidence, name, teacher_of(name), -1, compare_loss, "Loss")} | found
+                )
+            }
+            for name, found in attacked.items()
+        }
+    )
 
 
 def students_fgsm(evidence: ClaimEvidence) -> RuleResult:
@@ -108,8 +128,8 @@ def adjusted_bim(evidence: ClaimEvidence) -> RuleResult:
 def no_advantage_beyond(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under BIM with clip ball, at every eps above 0.1, the accuracy of every student of E10 (the
     network of appendix B) exceeds its teacher's by at most 1 point, by the upper end of the interval of the paired
-    difference; does not hold if it exceeds it by the paired test and may do so by more; else no difference shown
-    (`at_all_temperatures`).
+    difference; does not hold if at some eps it exceeds it by more, with Holm's correction for their number; else no
+    difference shown (`never_reaches`, `at_all_temperatures`).
     """
     return at_all_temperatures({name: {"": _no_advantage(evidence, name)} for name in student_names(evidence, "E10")})
 
@@ -121,13 +141,9 @@ def _no_advantage(evidence: ClaimEvidence, name: str) -> RuleResult:
     )
     if not orders:
         return NOTHING
-    more = [each for each in orders if each.difference.high > EQUAL]
-    verdict: ClaimVerdict = "holds"
-    if more:
-        verdict = "does not hold" if any(each.order > 0 for each in more) else "no difference shown"
     most = max(orders, key=lambda each: each.difference.value)
     text = f"Where the student gains most: {in_words(most, compare_accuracy)}; {100 * EQUAL:g} point is no advantage."
-    return RuleResult(verdict, text)
+    return RuleResult(never_reaches(orders, 1, EQUAL), text)
 
 
 def keeps_accuracy(evidence: ClaimEvidence) -> RuleResult:
@@ -173,7 +189,7 @@ def _reproduced(model: ModelResults, accuracy: paper.Statement, loss: paper.Stat
     clean = model.clean
     if clean is None:
         return NOTHING
-    within = agrees(clean.accuracy, accuracy, 0.0001), agrees(clean.loss, loss, 0.0001)
+    within = agrees(clean.accuracy, accuracy), agrees(clean.loss, loss)
     words = ["inside" if each else "outside" for each in within]
     text = f"accuracy {clean.accuracy:n} ({words[0]}), loss {clean.loss:.4fn} ({words[1]})."
     return RuleResult("holds" if all(within) else "unexplained", text)
@@ -181,17 +197,15 @@ def _reproduced(model: ModelResults, accuracy: paper.Statement, loss: paper.Stat
 
 def _equally_accurate(evidence: ClaimEvidence, name: str) -> RuleResult:
     """Rule: holds if without an attack the accuracies of the student called `name` and of its teacher differ by at most
-    1 point, by the whole interval of the paired difference; does not hold if the paired test finds a difference that
-    may be larger; else no difference shown.
+    1 point, by the whole interval of the paired difference; does not hold if they differ by more; else no difference
+    shown (`within`).
     """
     one, other = evidence.models.get(name), _teacher(evidence, name)
     found = None if one is None or other is None else compare_accuracy(one.artifact("clean"), other.artifact("clean"))
     if found is None:
         return NOTHING
-    verdict: ClaimVerdict = "no difference shown" if found.order == 0 else "does not hold"
-    if max(abs(found.difference.low), abs(found.difference.high)) <= EQUAL:
-        verdict = "holds"
-    return RuleResult(verdict, f"{in_words(found, compare_accuracy)}; equal is within {100 * EQUAL:g} point.")
+    text = f"{in_words(found, compare_accuracy)}; equal is within {100 * EQUAL:g} point."
+    return RuleResult(within(found.difference, EQUAL), text)
 
 
 def equal_accuracy_lower_loss(evidence: ClaimEvidence) -> RuleResult:
@@ -284,8 +298,8 @@ def adjusted_is_nearer(evidence: ClaimEvidence) -> RuleResult:
 
 def more_promising(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM and under BIM with clip ball every student of E9 (the same architecture) has a lower
-    loss, which is the paper's reason, and a higher accuracy than E5 (augmentation), by paired tests (`judge_order`,
-    `at_all_temperatures`).
+    loss and a higher accuracy than E5 (augmentation), by paired tests (`judge_order`, `at_all_temperatures`). The
+    paper's reason, a loss much lower than the teacher's, is judged by `much_lower_loss_but_drops`.
     """
     return at_all_temperatures(
         {

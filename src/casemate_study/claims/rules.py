@@ -1,9 +1,11 @@
 """The kinds of rules that judge the paper's claims, and the evidence that they read.
 
 An order ("A is more accurate than B") is judged by paired tests on the same images, at every eps above 0 where both
-were measured, under attacks that ascend the stable cross-entropy; where it appears only with another loss, the text
-says so. Where the tests find no order, the text gives the interval of the paired difference: how large it could still
-be. Words such as "clearly" or "much" need a difference of a stated size besides (`reaches`).
+were measured, under attacks that ascend the stable cross-entropy; where `judge_order` finds it only with another loss,
+the text says so. Where the tests find no order, the text gives the interval of the paired difference: how large it
+could still be. Words such as "clearly" or "much" need a difference of a stated size (`reaches`), and "equal", "level"
+or "no better" one that is no larger than a stated size (`within`, `never_reaches`); where the intervals exclude neither
+side of that size, no difference is shown.
 
 Where a verdict follows from several tests of one kind (every eps of an attack, every rival of a model, every pair of
 classes), their p-values are corrected for the number of tests by Holm's method at the 5 % level, so that one chance
@@ -11,11 +13,12 @@ result among many decides nothing. Intervals in the texts are those of single co
 Parts of a claim that must all hold ("both attacks") are judged each for itself.
 
 A number is judged by our intervals, and allows for the paper's rounding. One that no setting of ours reproduces is
-unexplained.
+unexplained. The intervals are those of a sample of images; the paper's test images are the same, so that a number
+outside them differs the more.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -36,6 +39,8 @@ MUCH = 0.1
 """The smallest difference of two accuracies, as a fraction, that counts as much."""
 MUCH_LOWER = 0.5
 """The largest share of another loss that counts as a much lower loss."""
+EQUAL = 0.01
+"""The largest difference of two accuracies, as a fraction, that counts as equal, as level, or as no gain or loss."""
 
 ClaimVerdict = Literal["holds", "does not hold", "unexplained", "no difference shown", "not measured"]
 _WORST_FIRST: tuple[ClaimVerdict, ...] = (
@@ -91,6 +96,12 @@ def tally(orders: Sequence[PairedComparison], wanted: int) -> ClaimVerdict:
     return "holds" if any(sign > 0 for sign in signs) else "no difference shown"
 
 
+def everywhere(orders: Sequence[PairedComparison], wanted: int) -> ClaimVerdict:
+    """Judge an order as `tally` does, but it holds only if every comparison has it, as "always" says."""
+    found = tally(orders, wanted)
+    return "no difference shown" if found == "holds" and any(each.order == 0 for each in orders) else found
+
+
 def by_interval(difference: Estimate, wanted: int) -> ClaimVerdict:
     """Judge an order by the 95 % interval of a difference: holds if all of it has the sign `wanted` (1 or -1), does not
     hold if all of it has the other, no difference shown if it contains 0.
@@ -121,6 +132,22 @@ def reaches(orders: Sequence[PairedComparison], wanted: int, effect: float) -> C
     return "does not hold" if all(each.high < 0 for each in excess) else "no difference shown"
 
 
+def never_reaches(orders: Sequence[PairedComparison], wanted: int, effect: float) -> ClaimVerdict:
+    """Judge the opposite of `reaches`: holds where that does not, and the reverse."""
+    opposite: dict[ClaimVerdict, ClaimVerdict] = {"holds": "does not hold", "does not hold": "holds"}
+    found = reaches(orders, wanted, effect)
+    return opposite.get(found, found)
+
+
+def within(difference: Estimate, margin: float) -> ClaimVerdict:
+    """Judge whether a difference is at most `margin`, in either direction: holds if its whole 95 % interval is, does
+    not hold if none of it is, else no difference shown.
+    """
+    if max(abs(difference.low), abs(difference.high)) <= margin:
+        return "holds"
+    return "does not hold" if difference.low > margin or difference.high < -margin else "no difference shown"
+
+
 def _toward(difference: Estimate, sign: int) -> Estimate:
     """The difference times `sign`, 1 or -1, with its interval."""
     if sign > 0:
@@ -141,10 +168,15 @@ def in_words(found: PairedComparison, compare: Compare) -> str:
     """
     if compare is not compare_loss:
         return f"{percent(found.first)} against {percent(found.second)}, {points(found.difference)}"
+    return f"{found.first:.2f} against {found.second:.2f}, {loss_difference(found)}"
+
+
+def loss_difference(found: PairedComparison) -> str:
+    """A difference of two losses as text: "-0.31 (-0.40 to -0.22, n = 400)"."""
     value, low, high = (
         f"{each:+.2f}" for each in (found.difference.value, found.difference.low, found.difference.high)
     )
-    return f"{found.first:.2f} against {found.second:.2f}, {value} ({low} to {high}, n = {found.n:,})"
+    return f"{value} ({low} to {high}, n = {found.n:,})"
 
 
 def left_open(orders: Sequence[PairedComparison], compare: Compare) -> str:
@@ -189,6 +221,21 @@ def over_eps(
     return adjusted([each for each in found if each is not None])
 
 
+def under_pgd(first: ModelResults | None, second: ModelResults | None) -> dict[float, PairedComparison]:
+    """Compare the accuracies of two models under PGD on the same images, by eps, at every eps where both were measured;
+    orders are those of single tests. Empty if either was not attacked with PGD.
+    """
+    points = () if first is None or first.pgd is None else first.pgd.points
+    if first is None or second is None or second.pgd is None:
+        return {}
+    found = {
+        point.eps: compare_accuracy(first.artifact("pgd"), second.artifact("pgd"), "eps", point.eps)
+        for point in points
+        if second.pgd.at(point.eps) is not None
+    }
+    return {eps: each for eps, each in found.items() if each is not None}
+
+
 def pair_at(
     first: ModelResults, second: ModelResults, measure: str, loss: str, compare: Compare, eps: float = 0.1
 ) -> str:
@@ -208,17 +255,20 @@ def judge_order(
     wanted: int,
     compare: Compare = compare_accuracy,
     up_to: float = math.inf,
+    above: float = 0.0,
+    judge: Callable[[Sequence[PairedComparison], int], ClaimVerdict] = tally,
 ) -> RuleResult:
     """Rule: holds if the model called `first` lies above (`wanted` 1) or below (-1) that called `second` in accuracy,
-    or in what `compare` compares: at some eps up to `up_to` by the paired test, and at none the reverse (`tally`).
+    or in what `compare` compares: at some eps in (`above`, `up_to`] by the paired test, and at none the reverse
+    (`tally`, or another function for `judge`).
 
     Both are under the attack `measure`, ascending the stable cross-entropy; the text also reports the other losses.
     """
     one, other = evidence.models.get(first), evidence.models.get(second)
     if one is None or other is None:
         return NOTHING
-    by_loss = {loss: over_eps(one, other, measure, loss, compare, up_to) for loss in LOSSES}
-    verdicts: dict[str, ClaimVerdict] = {loss: tally(orders, wanted) for loss, orders in by_loss.items()}
+    by_loss = {loss: over_eps(one, other, measure, loss, compare, up_to, above) for loss in LOSSES}
+    verdicts: dict[str, ClaimVerdict] = {loss: judge(orders, wanted) for loss, orders in by_loss.items()}
     verdict = verdicts["ce"]
     if verdict == "not measured":
         return NOTHING
@@ -239,17 +289,18 @@ def judge_order(
 def judge_clear_order(
     evidence: ClaimEvidence, first: str, second: str, measure: str, wanted: int, effect: float
 ) -> RuleResult:
-    """Rule: as `judge_order` on accuracies, but an order that is shown holds only if at some eps the difference is
-    `effect` (a fraction) or more; does not hold if it is less at every eps; else no difference shown (`reaches`).
+    """Rule: as `judge_order` on accuracies, but holds only if at some eps the difference is `effect` (a fraction) or
+    more; does not hold if it is less at every eps, be an order shown or not; else no difference shown (`reaches`).
     """
     found = judge_order(evidence, first, second, measure, wanted)
-    if found.verdict != "holds":
+    if found.verdict not in ("holds", "no difference shown"):
         return found
     orders = over_eps(evidence.models.get(first), evidence.models.get(second), measure, "ce", compare_accuracy)
     verdict = reaches(orders, wanted, effect)
     most = max(orders, key=lambda each: wanted * each.difference.value)
     words = {"holds": "reaches", "does not hold": "does not reach"}.get(verdict, "may or may not reach")
-    text = f"The order is shown; the largest difference ({in_words(most, compare_accuracy)}) {words}"
+    shown = "The order is shown" if found.verdict == "holds" else "No order is shown"
+    text = f"{shown}; the largest difference ({in_words(most, compare_accuracy)}) {words}"
     return RuleResult(verdict, f"{found.text} {text} {100 * effect:g} points.", found.causes)
 
 
@@ -307,17 +358,16 @@ def why(*models: ModelResults) -> tuple[str, ...]:
     return tuple(f"{each.title}: {'; '.join(found)}" for each in models if (found := causes(each)))
 
 
-def agrees(ours: Estimate, statement: paper.Statement, unit: float) -> bool:
-    """Whether our 95 % interval includes a number that the paper rounds to the value in `statement`. `unit` is one in
-    the last digit that the paper prints: 0.001 for "63.6 %".
-    """
-    return ours.high >= statement.value - unit / 2 and ours.low < statement.value + unit / 2
+def agrees(ours: Estimate, statement: paper.Statement) -> bool:
+    """Whether our 95 % interval includes a number that the paper rounds to the value in `statement`."""
+    half = statement.unit / 2
+    return ours.high >= statement.value - half and ours.low < statement.value + half
 
 
 def judge_number(
-    evidence: ClaimEvidence, statement: paper.Statement, unit: float, settings: Mapping[str, Estimate | None]
+    evidence: ClaimEvidence, statement: paper.Statement, settings: Mapping[str, Estimate | None]
 ) -> RuleResult:
-    """Rule: holds if one of our intervals for the stable cross-entropy includes the paper's number, rounded to `unit`
+    """Rule: holds if one of our intervals for the stable cross-entropy includes a number that rounds to the paper's
     (`agrees`); does not hold if only one for another loss does; and is unexplained otherwise.
 
     `settings` are our numbers by the setting's name, which ends with the title of the loss; None if not measured.
@@ -325,7 +375,7 @@ def judge_number(
     known = {name: each for name, each in settings.items() if each is not None}
     if not known:
         return NOTHING
-    inside = [name for name, each in known.items() if agrees(each, statement, unit)]
+    inside = [name for name, each in known.items() if agrees(each, statement)]
     e1 = evidence.models.get("E1")
     numbers = "; ".join(f"{name}: {each:n}" for name, each in known.items())
     tail, reasons = f"{numbers}.", () if e1 is None else why(e1)
@@ -362,16 +412,16 @@ def causes_of(results: Iterable[RuleResult]) -> tuple[str, ...]:
 
 
 def judge_much_lower_loss(evidence: ClaimEvidence, first: str, second: str, measure: str) -> RuleResult:
-    """Rule: holds if at eps 0.1 the loss of the first model is lower than that of the second by the paired test, and at
-    most half of it; `measure` is the attack, ascending the stable cross-entropy.
+    """Rule: holds if at eps 0.1 the loss of the first model is at most half of that of the second, by the interval of
+    the paired difference from half; does not hold if it is more; else no difference shown. `measure` is the attack,
+    ascending the stable cross-entropy.
     """
     one, other = evidence.models.get(first), evidence.models.get(second)
     if one is None or other is None:
         return NOTHING
-    found = compare_loss(one.artifact(measure, "ce"), other.artifact(measure, "ce"), "eps", EPS)
-    if found is None:
+    pair = one.artifact(measure, "ce"), other.artifact(measure, "ce")
+    found, half = (compare_loss(*pair, "eps", EPS, times) for times in (1.0, MUCH_LOWER))
+    if found is None or half is None:
         return NOTHING
-    verdict = tally([found], -1)
-    if verdict == "holds" and found.first > MUCH_LOWER * found.second:
-        verdict = "does not hold"
-    return RuleResult(verdict, f"Loss {in_words(found, compare_loss)}; much lower is at most half.")
+    text = f"Loss {in_words(found, compare_loss)}; much lower is at most half: minus half of it"
+    return RuleResult(tally([half], -1), f"{text} {loss_difference(half)}.")

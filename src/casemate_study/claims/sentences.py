@@ -140,6 +140,12 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     ("E7", "4.2.2", "E6 on E5: much worse accuracy than E6, loss on par.", defenses.regularised_twice),
     ("E8", "3.5.2", "Four rounds with growing steps are no better than one.", defenses.four_rounds),
     (
+        "E8",
+        "3.5.2",
+        "Training with several eps avoids over-fitting one of them (in theory; here: FGSM at eps above 0.1).",
+        defenses.several_eps,
+    ),
+    (
         "E9",
         "4.2.3",
         "Without an attack: teacher 93.76 % with a loss of 0.2374, student 93.78 % with 0.1919.",
@@ -156,6 +162,12 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     ("E9", "4.2.3", "Under both BIMs the teacher is more accurate.", distillation.students_bim),
     ("E9", "4.2.3", "An epoch of the student takes 1.25 times the teacher's.", training.epoch_time),
     ("E9", "5", "The student over-fits as well.", training.student_over_fits),
+    (
+        "E9",
+        "5",
+        "All losses of students are below their teachers', in every configuration.",
+        distillation.all_students_loss,
+    ),
     (
         "E9",
         "5",
@@ -241,6 +253,12 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
         "5",
         "Under FGSM the early-stopped model has the lower loss, too.",
         defenses.early_stopped_loss,
+    ),
+    (
+        "E11",
+        "5",
+        "All the over-fitted models do worse under attack (here: than those that were stopped early).",
+        defenses.all_worse_over_fitted,
     ),
     ("E12", "5", "The regularised model is less sensitive to attacks than E1.", defenses.weight_decay),
     (

@@ -1,8 +1,9 @@
 """How claims on defensive distillation are judged at several temperatures, since the paper names none.
 
-A claim holds if it holds for the students of every temperature that was measured. If it holds for some and not for
-others, the paper's sentence, which has no such condition, does not hold as it stands, and the text names the students
-for which it does. If it holds for none, the worst verdict counts: "no difference shown" if none refutes it.
+A claim holds if it holds for the students of every temperature that was measured. If it holds for some and is refuted
+for others, or unexplained, the paper's sentence, which has no such condition, does not hold as it stands; if for the
+others no difference is shown, neither is it for all. The text then names the students for which it holds. If it holds
+for none, the worst verdict counts: "no difference shown" if none refutes it.
 """
 
 from collections.abc import Mapping
@@ -55,7 +56,9 @@ def at_all_temperatures(students: Mapping[str, Mapping[str, RuleResult]]) -> Rul
     holding = [student for student, verdict in verdicts.items() if verdict == "holds"]
     if not holding or len(holding) == len(verdicts):
         return RuleResult(joined(list(verdicts.values())), text, causes)
-    return RuleResult("does not hold", f"{_where(verdicts, holding)} {text}", causes)
+    open_only = all(each in ("holds", "no difference shown") for each in verdicts.values())
+    verdict: ClaimVerdict = "no difference shown" if open_only else "does not hold"
+    return RuleResult(verdict, f"{_where(verdicts, holding)} {text}", causes)
 
 
 def _where(verdicts: Mapping[str, ClaimVerdict], holding: list[str]) -> str:

@@ -47,8 +47,8 @@ def zero_gradient_cause(model: ModelResults) -> str | None:
 
 
 def single_step_cause(model: ModelResults) -> str | None:
-    """Rule: the network is fitted to one step if FGSM leaves more than the interval of its clean accuracy, or over 20
-    points more than PGD.
+    """Rule: one step misleads if FGSM leaves more than the interval of the clean accuracy, or over 20 points more than
+    PGD.
 
     Returns that finding as text; None if it does not apply, is not measured, or the model is randomised.
     """

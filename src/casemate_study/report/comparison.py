@@ -88,7 +88,8 @@ def model_table(models: Mapping[str, ModelResults], reference: Reference | None)
         "Accuracy with 95 % intervals. FGSM, and BIM with 10 iterations of eps / 4 and clip ball: last iterate, stable "
         f"cross-entropy, {of}. Worst case: share of images that withstand every iterate of FGSM and BIM under every "
         "loss, and PGD-40 with restarts ascending the stable cross-entropy and the logit margin; randomised models: "
-        "accuracy at the last iterate of BIM over averaged gradients. Seconds as measured.",
+        "accuracy at the last iterate of BIM over averaged gradients. Seconds of the processor (all threads), "
+        "or of the clock where it was not measured.",
     )
 
 
@@ -235,7 +236,7 @@ def search_table(setup: Setup, artifacts: Artifacts) -> Table | None:
                 cell(found.accuracy),
                 f"{found.loss.value:.3f}",
                 *(cell(by_loss["ce"].last) for _, by_loss in attacks),
-                f"{sum(row.seconds for row in trained.history) / len(trained.history):.1f}",
+                f"{sum(row.cost for row in trained.history) / len(trained.history):.1f}",
             )
         )
     if not rows:

@@ -7,6 +7,7 @@ from typing import Any, final
 from casemate.data import Dataset
 from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
+from casemate_study.claims.rules import agrees
 from casemate_study.experiments import paper
 from casemate_study.experiments.scales import Scale
 from casemate_study.experiments.specs import LOSSES
@@ -124,13 +125,13 @@ def _clean_rows(artifacts: Artifacts, caveat: str) -> list[Comparison]:
     """The rows on accuracies without an attack: E1's (the undefended network's) over all test images and in its worst
     and best class, E5's, and those of the teacher and of every student of E9.
 
-    Rule for "why": the paper's number lies within our interval; or on which side of it, and what the paper
-    leaves open.
+    Rule for "why": the paper's number, allowing for its rounding, lies within our interval (`agrees`); or on which side
+    of it, and what the paper leaves open.
     """
     rows = []
     for name, statement, estimate, setting in _clean_accuracies(artifacts):
-        if estimate.low <= statement.value <= estimate.high:
-            why = "The paper's number lies within our interval."
+        if agrees(estimate, statement):
+            why = "The paper's number, rounded as it is, lies within our interval."
         else:
             side = "above" if statement.value > estimate.high else "below"
             why = (
@@ -184,14 +185,14 @@ def _settings(artifacts: Artifacts, names: Mapping[str, str], axis: str, value: 
 def _attack_rows(statement: paper.Statement, settings: Sequence[_Setting], caveat: str) -> list[Comparison]:
     """The rows that compare one number of the paper with ours in each setting.
 
-    Rule for "why": whether the paper's number lies within the setting's interval; if not, the nearest setting's row
-    calls it unexplained.
+    Rule for "why": whether the paper's number, allowing for its rounding, lies within the setting's interval
+    (`agrees`); if not, the nearest setting's row calls it unexplained.
     """
     nearest = min(settings, key=lambda each: abs(each.left.value - statement.value), default=None)
     rows = []
     for each in settings:
-        if each.left.low <= statement.value <= each.left.high:
-            why = "The paper's number lies within our interval for this setting."
+        if agrees(each.left, statement):
+            why = "The paper's number, rounded as it is, lies within our interval for this setting."
         elif each is nearest:
             why = "The nearest of ours, but the paper's number lies outside its interval: unexplained by this setting."
         else:

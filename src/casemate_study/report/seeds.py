@@ -6,7 +6,8 @@ from typing import final
 
 from casemate.evaluation import Estimate
 from casemate_study.claims import artifacts_by_seed, results_from
-from casemate_study.claims.rules import points
+from casemate_study.claims.rules import points, under_pgd
+from casemate_study.claims.temperatures import teacher_of
 from casemate_study.claims.verdicts import EPS
 from casemate_study.report.comparison import Table
 from casemate_study.results.models import ModelResults
@@ -17,19 +18,22 @@ _MEASURES = {
     "clean": "without an attack",
     "fgsm": f"FGSM {EPS:g}",
     "ball": f"BIM {EPS:g}",
+    "pgd 0.01": "PGD-40 0.01",
+    "pgd 0.025": "PGD-40 0.025",
     "worst": f"worst case {EPS:g}",
 }
+"""PGD at small eps, where it leaves something of every model."""
 _ORDERS = {1: "above", -1: "below", 0: "no difference shown"}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class _AtSeed:
-    """One accuracy of a model with one seed, and its paired comparison with E1's of the same seed."""
+    """One accuracy of a model with one seed, and its paired comparison with its baseline's of the same seed."""
 
     accuracy: Estimate
     against: PairedComparison | None
-    """None for E1 itself, and where E1 was not measured."""
+    """None for E1 itself, and where the baseline was not measured."""
 
     def __str__(self) -> str:
         if self.against is None:
@@ -37,31 +41,52 @@ class _AtSeed:
         return f"{self.accuracy:n}; {_ORDERS[self.against.order]}, {points(self.against.difference)}"
 
 
+def _baseline(name: str) -> str:
+    """The model that one with further seeds is compared with: a student's teacher, else E1 (undefended)."""
+    return teacher_of(name) if name.startswith(("E9-", "E10-")) and "teacher" not in name else "E1"
+
+
 def _at_seed(models: Mapping[str, ModelResults], name: str, measure: str) -> _AtSeed | None:
     """One accuracy of the model called `name` among `models` of one seed; None if it is not measured."""
-    mine, baseline = models.get(name), models.get("E1")
+    mine, baseline = models.get(name), models.get(_baseline(name))
     if mine is None:
         return None
-    if measure == "clean":
-        accuracy = None if mine.clean is None else mine.clean.accuracy
-    else:
-        accuracy = mine.worst_case(EPS) if measure == "worst" else mine.accuracy_under(measure, EPS)
+    attack, _, small = measure.partition(" ")
+    accuracy = _accuracy(mine, attack, float(small or EPS))
     if accuracy is None:
         return None
     if baseline is None or name == "E1":
         return _AtSeed(accuracy=accuracy, against=None)
-    if measure == "clean":
+    if attack == "clean":
         against = compare_accuracy(mine.artifact("clean"), baseline.artifact("clean"))
-    elif measure == "worst":
+    elif attack == "worst":
         masks = mine.robust_mask(EPS), baseline.robust_mask(EPS)
         against = None if masks[0] is None or masks[1] is None else compare_masks(masks[0], masks[1])
+    elif attack == "pgd":
+        against = under_pgd(mine, baseline).get(float(small))
     else:
-        against = compare_accuracy(mine.artifact(measure, "ce"), baseline.artifact(measure, "ce"), "eps", EPS)
+        against = compare_accuracy(mine.artifact(attack, "ce"), baseline.artifact(attack, "ce"), "eps", EPS)
     return _AtSeed(accuracy=accuracy, against=against)
 
 
+def _accuracy(model: ModelResults, attack: str, eps: float) -> Estimate | None:
+    if attack == "clean":
+        return None if model.clean is None else model.clean.accuracy
+    if attack == "worst":
+        return model.worst_case(eps)
+    return model.under_strongest(eps) if attack == "pgd" else model.accuracy_under(attack, eps)
+
+
+def _spread(found: Mapping[int, _AtSeed | None]) -> str:
+    """The highest accuracy minus the lowest over the seeds, as text; empty if fewer than two are known."""
+    known = [each.accuracy.value for each in found.values() if each is not None]
+    return f"{100 * (max(known) - min(known)):.1f} points" if len(known) > 1 else ""
+
+
 def _survival(found: Mapping[int, _AtSeed | None]) -> str:
-    """Whether the order against E1 is the same with every seed, as text; empty if fewer than two are known."""
+    """Whether the order against the baseline is the same with every seed, as text; empty if fewer than two are
+    known.
+    """
     orders = {seed: each.against.order for seed, each in found.items() if each is not None and each.against is not None}
     if len(orders) < 2:
         return ""
@@ -75,7 +100,8 @@ def _survival(found: Mapping[int, _AtSeed | None]) -> str:
 
 def seeds_table(models: Mapping[str, ModelResults], artifacts: Artifacts, seed: int) -> Table | None:
     """A table with one row per accuracy of each model that was trained with further seeds: its value and its order
-    against E1 (undefended) with every seed, and whether that order is always the same. None without further seeds.
+    against its baseline (`_baseline`) with every seed, by how much the seeds differ, and whether that order is always
+    the same. None without further seeds.
 
     `seed` is this run's own. Its worst case is over the attacks that the further seeds have too.
     """
@@ -92,11 +118,11 @@ def seeds_table(models: Mapping[str, ModelResults], artifacts: Artifacts, seed: 
             found = {number: _at_seed(results, name, measure) for number, results in by_seed.items()}
             if any(found.values()):
                 cells = ("-" if each is None else str(each) for each in found.values())
-                rows.append((models[name].title, words, *cells, _survival(found)))
+                rows.append((models[name].title, words, *cells, _spread(found), _survival(found)))
     return Table(
-        ("model", "accuracy", *(f"seed {number}" for number in by_seed), "against E1"),
+        ("model", "accuracy", *(f"seed {number}" for number in by_seed), "spread", "against baseline"),
         rows,
-        "Accuracy with its 95 % interval; then the order against E1 of the same seed by the paired test on the same "
-        "images, and the difference with its interval. Worst case: over those of FGSM, BIM and PGD-40 that were run "
-        "with every seed.",
+        "Accuracy with its 95 % interval; then the order against the baseline of the same seed (a student's teacher, "
+        "else E1) by the paired test on the same images, and the difference with its interval. Spread: the highest "
+        "accuracy minus the lowest. Worst case: over those of FGSM, BIM and PGD-40 that were run with every seed.",
     )

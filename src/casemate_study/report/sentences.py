@@ -9,27 +9,28 @@ from typing import final
 from casemate.evaluation import percent
 from casemate.losses import TITLES
 from casemate_study.experiments.specs import LOSSES
+from casemate_study.results.paired import compare_accuracy
 from casemate_study.results.reading import read_as
-from casemate_study.results.stored import Artifacts, find_point
+from casemate_study.results.stored import Artifacts
 
 
 def masking_sentence(artifacts: Artifacts) -> str | None:
     """A sentence that says for each loss ascended whether E1 (over-fitted) or E11 (stopped early) is more accurate
-    under FGSM at eps 0.1, by their intervals. None if a curve is not finished.
+    under FGSM at eps 0.1, by the paired test on the same images. None if a curve is not finished.
     """
+    words = {
+        1: "the over-fitted model keeps more",
+        -1: "the early-stopped model keeps more",
+        0: "no difference shown",
+    }
     parts = []
     for loss in LOSSES:
-        first, second = (find_point(artifacts, f"{name}/fgsm/{loss}", 0.1) for name in ("E2", "E11"))
-        if first is None or second is None:
+        pair = artifacts.get(f"E2/fgsm/{loss}"), artifacts.get(f"E11/fgsm/{loss}")
+        found = compare_accuracy(*pair, "eps", 0.1)
+        if found is None:
             return None
-        if second.last.low > first.last.high:
-            word = "the early-stopped model keeps more"
-        elif first.last.low > second.last.high:
-            word = "the over-fitted model keeps more"
-        else:
-            word = "no difference beyond the intervals"
-        shares = f"{percent(first.last.value)} over-fitted, {percent(second.last.value)} early-stopped"
-        parts.append(f"{TITLES[loss]}: {word} ({shares})")
+        shares = f"{percent(found.first)} over-fitted, {percent(found.second)} early-stopped, n = {found.n:,}"
+        parts.append(f"{TITLES[loss]}: {words[found.order]} ({shares})")
     return "Under FGSM at eps 0.1, " + "; ".join(parts) + "."
 
 

@@ -81,7 +81,7 @@ class ModelResults:
 
     @property
     def seconds(self) -> tuple[float, float] | None:
-        """Seconds of the training in all, and on average per epoch; None if it is not finished.
+        """Seconds of the training in all, and on average per epoch (`EpochRow.cost`); None if it is not finished.
 
         For a model that early stopping made, epochs after the stop, which serve another model only, are not counted.
         """
@@ -90,7 +90,7 @@ class ModelResults:
             return None
         stopped = training.stopped_at if self.model.source.weights == "best" else None
         rows = training.history[:stopped]
-        total = sum(row.seconds for row in rows)
+        total = sum(row.cost for row in rows)
         return total, total / len(rows)
 
     def curve(self, measure: str, loss: str | None = "ce") -> StoredCurve | None:

@@ -141,24 +141,28 @@ def compare_values(one: np.ndarray, other: np.ndarray) -> PairedComparison | Non
 
 @lru_cache(maxsize=4096)
 def _compare_column(
-    first: Path, second: Path, column: str, axis: str | None, value: float | None
+    first: Path, second: Path, column: str, axis: str | None, value: float | None, times: float = 1.0
 ) -> PairedComparison | None:
-    """`compare_values` of one column in the tables of two artifacts' folders. Cached, since several claims compare the
-    same pair, and the bootstrap is the slowest part of a report.
+    """`compare_values` of one column in the tables of two artifacts' folders, the second multiplied by `times`. Cached,
+    since several claims compare the same pair, and the bootstrap is the slowest part of a report.
     """
-    return compare_values(_rows(first, axis, value)[column], _rows(second, axis, value)[column])
+    return compare_values(_rows(first, axis, value)[column], times * _rows(second, axis, value)[column])
 
 
 def compare_loss(
-    first: Artifact | None, second: Artifact | None, axis: str | None = None, value: float | None = None
+    first: Artifact | None,
+    second: Artifact | None,
+    axis: str | None = None,
+    value: float | None = None,
+    times: float = 1.0,
 ) -> PairedComparison | None:
-    """Compare two mean cross-entropies by `compare_values`; arguments as for `is_correct`.
+    """Compare a mean cross-entropy with `times` another by `compare_values`; other arguments as for `is_correct`.
 
     None if an artifact is None or there are no images at which both losses are finite.
     """
     if first is None or second is None:
         return None
-    return _compare_column(first.folder, second.folder, "loss", axis, value)
+    return _compare_column(first.folder, second.folder, "loss", axis, value, times)
 
 
 def compare_confidence(first: Artifact | None, second: Artifact | None) -> PairedComparison | None:

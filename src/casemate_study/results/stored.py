@@ -162,6 +162,11 @@ class EpochRow:
     processor_seconds: float | None = None
     """Seconds of the processor, all threads of the process together; None in results of earlier versions."""
 
+    @property
+    def cost(self) -> float:
+        """Seconds of the processor, which other work on the machine changes little; of the clock if not measured."""
+        return self.seconds if self.processor_seconds is None else self.processor_seconds
+
 
 @final
 @dataclass(frozen=True)
