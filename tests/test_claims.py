@@ -41,6 +41,7 @@ from casemate_study.experiments.scales import SCALES
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.reference import CommittedRun, Reference
 from casemate_study.report import comparison, paper_comparison
+from casemate_study.report.sentences import masking_sentence
 from casemate_study.results.independent import difference_of, ratio_of, share_of
 from casemate_study.results.models import ModelResults, WholeEvaluation
 from casemate_study.results.paired import PairedComparison, compare_accuracy, compare_loss, compare_masks, is_correct
@@ -1476,6 +1477,20 @@ def test_the_p_value_of_an_interval_says_whether_it_excludes_0(value: float) -> 
 def test_the_paper_s_ratio_of_times_is_that_of_its_seconds() -> None:
     (says,) = [each.says for each in CLAIMS if each.says.startswith("An epoch of the student")]
     assert f"{paper.STUDENT_SECONDS.value / paper.TEACHER_SECONDS.value:.2f}" in says
+
+
+def test_whether_the_early_stopped_model_keeps_more_is_a_paired_test(alike: World) -> None:
+    """The sentence of the report turns round when the numbers do."""
+    early = masking_sentence(_set("E11", Numbers(left={"fgsm": 0.5}))(alike).artifacts)
+    late = masking_sentence(_set("E11", Numbers(left={"fgsm": 0.3}))(alike).artifacts)
+    same = masking_sentence(_set("E11", Numbers(left={"fgsm": 0.4 + 5 * ONE}))(alike).artifacts)
+    assert early is not None
+    assert late is not None
+    assert same is not None
+    assert "the early-stopped model keeps more (40.0 % over-fitted, 50.0 % early-stopped, n = 400)" in early
+    assert "the over-fitted model keeps more" in late
+    assert same.count("no difference shown") == len(LOSSES)
+    assert masking_sentence({}) is None
 
 
 # All claims -----------------------------------------------------------------------------------------------------------

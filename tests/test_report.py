@@ -939,20 +939,6 @@ def _set(artifacts: Artifacts, values: Mapping[str, float]) -> dict[str, Artifac
     return {**artifacts, **changed}
 
 
-def test_which_model_keeps_more_is_read_off_the_numbers(done: Done) -> None:
-    """Over-fitted or early-stopped: the sentence turns round when the numbers do."""
-    early = sentences.masking_sentence(_set(done.artifacts, {"E2/fgsm/": 0.3, "E11/fgsm/": 0.5}))
-    late = sentences.masking_sentence(_set(done.artifacts, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.3}))
-    same = sentences.masking_sentence(_set(done.artifacts, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.51}))
-    assert early is not None
-    assert late is not None
-    assert same is not None
-    assert "the early-stopped model keeps more (30.0 % over-fitted, 50.0 % early-stopped)" in early
-    assert "the over-fitted model keeps more" in late
-    assert same.count("no difference beyond the intervals") == len(LOSSES)
-    assert sentences.masking_sentence({}) is None
-
-
 @pytest.mark.parametrize(("ours", "words"), [(0.636, "lies within our interval"), (0.2, "outside")])
 def test_a_number_of_the_paper_is_explained_only_by_an_interval_that_holds_it(
     done: Done, ours: float, words: str
