@@ -860,7 +860,7 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
     ("Over-fitting makes", "does not hold", _set("E11", Numbers(left={"fgsm": {0.1: 0.9}})), "0 for, 1 against"),
     ("Over-fitting makes", "no difference shown", _same, "Not excluded: a difference of"),
     ("Over-fitting makes", "not measured", _gone("E11/fgsm/ce"), ""),
-    ("Training with several eps", "no difference shown", _set("E8", Numbers(left={"fgsm": {0.1: 0.9}})), "0 for"),
+    ("Training with several eps", "no difference shown", _set("E8", Numbers(left={"fgsm": {0.2: 0.9}})), "0 for"),
     ("All losses of students", "does not hold", _students("E10", Numbers(loss=0.9)), "no attack: does not hold."),
     (
         "The student's loss",

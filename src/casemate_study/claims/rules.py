@@ -255,11 +255,10 @@ def judge_order(
     wanted: int,
     compare: Compare = compare_accuracy,
     up_to: float = math.inf,
-    above: float = 0.0,
     judge: Callable[[Sequence[PairedComparison], int], ClaimVerdict] = tally,
 ) -> RuleResult:
     """Rule: holds if the model called `first` lies above (`wanted` 1) or below (-1) that called `second` in accuracy,
-    or in what `compare` compares: at some eps in (`above`, `up_to`] by the paired test, and at none the reverse
+    or in what `compare` compares: at some eps up to `up_to` by the paired test, and at none the reverse
     (`tally`, or another function for `judge`).
 
     Both are under the attack `measure`, ascending the stable cross-entropy; the text also reports the other losses.
@@ -267,7 +266,7 @@ def judge_order(
     one, other = evidence.models.get(first), evidence.models.get(second)
     if one is None or other is None:
         return NOTHING
-    by_loss = {loss: over_eps(one, other, measure, loss, compare, up_to, above) for loss in LOSSES}
+    by_loss = {loss: over_eps(one, other, measure, loss, compare, up_to) for loss in LOSSES}
     verdicts: dict[str, ClaimVerdict] = {loss: judge(orders, wanted) for loss, orders in by_loss.items()}
     verdict = verdicts["ce"]
     if verdict == "not measured":

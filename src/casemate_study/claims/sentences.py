@@ -142,7 +142,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E8",
         "3.5.2",
-        "Training with several eps avoids over-fitting one of them (in theory; here: FGSM at eps above 0.1).",
+        "Training with several eps avoids over-fitting one of them (a theory; here: FGSM at eps below E6's step).",
         defenses.several_eps,
     ),
     (

@@ -373,12 +373,19 @@ DEFENDED = (
         notes=(
             "Neural Structured Learning's rule: one step of 0.2 along the sign, weight 0.5. The paper clips below at "
             "0.25 and names no limit above: run as stated, with a limit of 1 above, and with [0, 1] instead.",
-            "Patience 5 on the adversarial loss of the validation split.",
+            "Patience 5 on the adversarial loss of the validation split; the weights of the best epoch are kept, here "
+            "and wherever a training stops early (Keras keeps the last unless it is set to restore the best).",
         ),
         tasks=_e6,
         models=_e6_models,
     ),
-    Experiment(name="E7", title="Adversarial regularisation of E5", notes=(), tasks=_e7, models=lambda setup: [E7]),
+    Experiment(
+        name="E7",
+        title="Adversarial regularisation of E5",
+        notes=("From E5's weights, on plain images: the paper does not say whether it augments here as well.",),
+        tasks=_e7,
+        models=lambda setup: [E7],
+    ),
     Experiment(
         name="E8",
         title="Adversarial regularisation four times in a row",
@@ -392,6 +399,7 @@ DEFENDED = (
         notes=(
             "The paper names no temperature: 1, 20 and 100. A teacher is trained at its student's temperature, with no "
             "early stopping, as E1; at 1 it is E1. All predict at temperature 1.",
+            "A student of the same architecture starts from the random weights that its teacher started from.",
         ),
         tasks=lambda setup: [
             *_teachers(setup),
@@ -413,8 +421,8 @@ DEFENDED = (
         notes=(
             "New results, which section 7 of the paper proposes. Early stopping with patience 5, but for the student "
             "of the early-stopped teacher, which is trained as E9's.",
-            "Mixture: half of the images shifted, rotated and flipped as in E5, and the loss on adversarial neighbours "
-            "at a step of 0.1 within [0, 1], weight 1.",
+            "Mixture: half of the images are shifted and rotated as in E5, and half flipped, independently, so that "
+            "69 % are changed; and the loss on adversarial neighbours at a step of 0.1 within [0, 1], weight 1.",
             "The search distils at T = 20; networks are named by the channels of their first block and their number "
             "of blocks.",
         ),

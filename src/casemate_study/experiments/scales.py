@@ -46,7 +46,7 @@ class Scale:
     attacked_images: int
     """Test images under all other attacks, on every model, and for measures of input gradients."""
     pgd_restarts: int
-    """Random starts of PGD with 40 steps, the study's strongest attack; an image is fooled if any of them fools it."""
+    """Random starts of PGD with 40 steps; an image is fooled if any of them fools it."""
     evaluated_images: int
     """Test images of the whole evaluation (`casemate.evaluate`) of each model."""
     budget: Literal["quick", "standard"]

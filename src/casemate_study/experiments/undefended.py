@@ -298,8 +298,8 @@ UNDEFENDED = (
         name="E12",
         title="Weight decay with early stopping",
         notes=(
-            "The paper names no strength. Adam adds the L2 penalty's gradient, on kernels only; the strength is "
-            "selected by the lowest validation loss.",
+            "The paper names no strength. Adam adds the L2 penalty's gradient, on kernels only; the strength is that "
+            "of the gradient (Keras' l2 of half of it adds the same), selected by the lowest validation loss.",
         ),
         tasks=_e12,
         models=_decayed,

@@ -123,8 +123,8 @@ class ModelResults:
         return self.model.source.inference is not None
 
     def under_strongest(self, eps: float) -> Estimate | None:
-        """Accuracy under the study's strongest attack on the model: PGD with restarts, ascending either of
-        two losses.
+        """Accuracy under the strongest attack that the study itself runs: PGD with restarts, ascending either of
+        two losses. At small eps those of the whole evaluation leave less.
 
         For a randomised model BIM over averaged gradients, at the last iterate. None if not measured at `eps`.
         """
