@@ -501,6 +501,14 @@ def test_pieces_are_of_one_training_and_one_precision(tmp_path: Path, run: Run) 
         assert f"PyTorch {facts['provenance']['libraries']['torch']}" in err
         assert not (pieces / measured).exists()
 
+    facts["provenance"]["processor"] = "another processor"
+    trained.write_text(json.dumps(facts))
+    code, out, err = run(*study, "--store", tmp_path / "fourth")
+    assert (code, out) == (2, "")
+    assert "E1/train would have to be trained again" in err
+    assert "on another processor, " in err
+    assert not list(Store(tmp_path / "fourth").artifacts()), "nothing is trained first"
+
     code, _, err = run(*study, "--precision", "bfloat16", "--store", tmp_path / "third")
     assert code == 2
     assert "has the pieces of the study with dataset digits, precision float32, scale smoke, seed 0, not of" in err

@@ -1,15 +1,28 @@
 """Plans and runs the study: which experiments, at which scale, on which data, with which store of artifacts."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from casemate import data
-from casemate.engine import Artifact, Context, Engine, OnArtifact, Pieces, Plan, Store, Task, make_plan, run_plan
+from casemate.engine import (
+    Artifact,
+    Context,
+    Engine,
+    OnArtifact,
+    Pieces,
+    Plan,
+    Processes,
+    Store,
+    Task,
+    make_plan,
+    run_plan,
+)
 from casemate.errors import CasemateWarning, StoreError
 from casemate.progress import Observer
+from casemate.provenance import machine_in_words, surroundings
 from casemate.timing import GRADIENT_COST, StepCost, TrainPrecision
 from casemate_study.experiments.catalogue import choose_experiments, tasks_of
 from casemate_study.experiments.scales import scale_by_name
@@ -116,7 +129,12 @@ def run_study(
     Each is stored as soon as it is finished, added to the study's pieces, and passed to `on_artifact`. The workers of
     `engine` compute side by side, each on `threads` threads; without one, or if it has one worker on this machine, this
     process computes on the threads that it has. Warnings of casemate are silenced; results report what they are about.
+
+    Raises `StoreError` if a model whose pieces are there must be trained again, since missing measurements need its
+    weights, and has other weights then; at once, if this machine rounds differently from the one that trained it.
     """
+    if engine is None or isinstance(engine, Processes):  # those of a cluster are not known
+        _check_machine(study, threads)
 
     def keep(name: str, artifact: Artifact) -> None:
         if study.pieces is None or artifact.facts["kind"] in _NOT_IN_PIECES:
@@ -140,15 +158,42 @@ def run_study(
         return run_plan(study.plan, PRODUCERS, study.store, context, engine=engine, on_artifact=finished)
 
 
+def _check_machine(study: PlannedStudy, threads: int) -> None:
+    """Raise the error about other weights before hours of training, where they are certain enough."""
+    if study.pieces is None:
+        return
+    here = surroundings(study.device, threads)
+    for task in study.plan.missing:
+        old = study.pieces.find(task.name)
+        if old is not None and FINGERPRINTS in old.result and _rounding(old.facts["provenance"]) != _rounding(here):
+            raise StoreError(
+                f"{task.name} would have to be trained again, since missing measurements need its weights, and would "
+                f"have {_not_those_of(old, study.pieces.root)}. Here: {_machine(here)}"
+            )
+
+
+def _rounding(made: Mapping[str, Any]) -> list[Any]:
+    """What decides how a training rounds its numbers, from the provenance of its artifact."""
+    names = ("processor", "instruction_set", "threads", "device", "gpu", "tf32")
+    return [made["libraries"]["torch"], *(made.get(name) for name in names)]
+
+
+def _machine(made: Mapping[str, Any]) -> str:
+    return f"PyTorch {made['libraries']['torch']} on {machine_in_words(made)}"
+
+
 def _other_weights(name: str, old: Artifact, pieces: Path) -> str:
     """The error about a model that was trained again and has other weights than those that pieces were measured on."""
+    found = _not_those_of(old, pieces)
+    return f"{name} was trained again, since missing measurements need its weights, and it has {found}"
+
+
+def _not_those_of(old: Artifact, pieces: Path) -> str:
     made = old.facts["provenance"]
     return (
-        f"{name} was trained again, since missing measurements need its weights, and it has other weights than the one "
-        f"that the pieces in {pieces} were measured on. That was trained at commit {made['commit']} by PyTorch "
-        f"{made['libraries']['torch']} on a processor {made['processor']} with {made['instruction_set']}, threads: "
-        f"{made['threads']}. Train it there, or delete the pieces of this model and of those trained from it, to "
-        "measure them again"
+        f"other weights than the one that the pieces in {pieces} were measured on. That was trained at commit "
+        f"{made['commit']} by {_machine(made)}. Train it there, or delete the pieces of this model and of those "
+        "trained from it, to measure them again"
     )
 
 
