@@ -14,15 +14,9 @@ from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import PairedComparison, compare_accuracy, compare_masks
 from casemate_study.results.stored import Artifacts
 
-_MEASURES = {
-    "clean": "without an attack",
-    "fgsm": f"FGSM {EPS:g}",
-    "ball": f"BIM {EPS:g}",
-    "pgd 0.01": "PGD-40 0.01",
-    "pgd 0.025": "PGD-40 0.025",
-    "worst": f"worst case {EPS:g}",
-}
-"""PGD at small eps, where it leaves something of every model."""
+_MEASURES = (("clean", 0.0), ("fgsm", EPS), ("ball", EPS), ("pgd", 0.01), ("pgd", 0.025), ("worst", EPS))
+"""What is compared, at which eps: PGD at small ones, where it leaves something of every model."""
+_TITLES = {"clean": "without an attack", "fgsm": "FGSM", "ball": "BIM", "pgd": "PGD-40", "worst": "worst case"}
 _ORDERS = {1: "above", -1: "below", 0: "no difference shown"}
 
 
@@ -46,35 +40,34 @@ def _baseline(name: str) -> str:
     return teacher_of(name) if name.startswith(("E9-", "E10-")) and "teacher" not in name else "E1"
 
 
-def _at_seed(models: Mapping[str, ModelResults], name: str, measure: str) -> _AtSeed | None:
+def _at_seed(models: Mapping[str, ModelResults], name: str, measure: str, eps: float) -> _AtSeed | None:
     """One accuracy of the model called `name` among `models` of one seed; None if it is not measured."""
     mine, baseline = models.get(name), models.get(_baseline(name))
     if mine is None:
         return None
-    attack, _, small = measure.partition(" ")
-    accuracy = _accuracy(mine, attack, float(small or EPS))
+    accuracy = _accuracy(mine, measure, eps)
     if accuracy is None:
         return None
     if baseline is None or name == "E1":
         return _AtSeed(accuracy=accuracy, against=None)
-    if attack == "clean":
+    if measure == "clean":
         against = compare_accuracy(mine.artifact("clean"), baseline.artifact("clean"))
-    elif attack == "worst":
-        masks = mine.robust_mask(EPS), baseline.robust_mask(EPS)
+    elif measure == "worst":
+        masks = mine.robust_mask(eps), baseline.robust_mask(eps)
         against = None if masks[0] is None or masks[1] is None else compare_masks(masks[0], masks[1])
-    elif attack == "pgd":
-        against = under_pgd(mine, baseline).get(float(small))
+    elif measure == "pgd":
+        against = under_pgd(mine, baseline).get(eps)
     else:
-        against = compare_accuracy(mine.artifact(attack, "ce"), baseline.artifact(attack, "ce"), "eps", EPS)
+        against = compare_accuracy(mine.artifact(measure, "ce"), baseline.artifact(measure, "ce"), "eps", eps)
     return _AtSeed(accuracy=accuracy, against=against)
 
 
-def _accuracy(model: ModelResults, attack: str, eps: float) -> Estimate | None:
-    if attack == "clean":
+def _accuracy(model: ModelResults, measure: str, eps: float) -> Estimate | None:
+    if measure == "clean":
         return None if model.clean is None else model.clean.accuracy
-    if attack == "worst":
+    if measure == "worst":
         return model.worst_case(eps)
-    return model.under_strongest(eps) if attack == "pgd" else model.accuracy_under(attack, eps)
+    return model.under_strongest(eps) if measure == "pgd" else model.accuracy_under(measure, eps)
 
 
 def _spread(found: Mapping[int, _AtSeed | None]) -> str:
@@ -114,8 +107,9 @@ def seeds_table(models: Mapping[str, ModelResults], artifacts: Artifacts, seed: 
         return None
     rows: list[tuple[str, ...]] = []
     for name in trained:
-        for measure, words in _MEASURES.items():
-            found = {number: _at_seed(results, name, measure) for number, results in by_seed.items()}
+        for measure, eps in _MEASURES:
+            words = f"{_TITLES[measure]} {eps:g}" if eps else _TITLES[measure]
+            found = {number: _at_seed(results, name, measure, eps) for number, results in by_seed.items()}
             if any(found.values()):
                 cells = ("-" if each is None else str(each) for each in found.values())
                 rows.append((models[name].title, words, *cells, _spread(found), _survival(found)))
