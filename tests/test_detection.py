@@ -277,6 +277,23 @@ def test_at_most_the_requested_share_of_the_images_is_rejected(
     assert found.spread > 0
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """The mean pixel in steps of 0.01, which rounds upwards in batches of other than 30 images."""
+
+    def scores(self, model: Classifier, images: Tensor) -> Tensor:
+        """One number per image."""
+        del model
+        means = (images.flatten(1).mean(1) * 100).round() / 100
+        return means * (1 if len(images) == 30 else 1 + 1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.29, 0.5, 0.99])
+def test_rounding_in_other_batches_rejects_no_more(rate: float) -> None:
+    found = calibrated(Rounded(), trained(), HELD_OUT[:90], false_positive_rate=rate, batch_size=30)
+    assert int(found.flags(trained(), HELD_OUT[:90]).sum()) <= round(90 * rate)
+
+
 def test_calibration_changes_neither_the_detector_nor_the_model() -> None:
     model = tiny_model().train()
     before = snapshot(model)

@@ -36,6 +36,8 @@ from casemate.types import Flags, Images, PerExample
 
 _BATCH = 256
 """Images per pass where all images of a data set are scored."""
+_ROUNDING = 1e-5
+"""By how much, as a share of the largest score, scores of one image may differ between batches."""
 
 
 @runtime_checkable
@@ -202,7 +204,10 @@ def calibrated(
     false_positive_rate: float = 0.05,
     batch_size: int = _BATCH,
 ) -> CalibratedDetector:
-    """The detector with the lowest threshold that rejects at most a share of clean images.
+    """The detector with a threshold that rejects at most a share of clean images; fewer where scores are equal.
+
+    It lies halfway between the highest score that is not rejected and the next, so that rounding, which differs with
+    the batch, rejects no more.
 
     Args:
         images: clean images, of which neither the model nor the detector has seen any, and other ones than those of the
@@ -230,11 +235,15 @@ def calibrated(
             f"{int((~scores.isfinite()).sum())} of {len(scores)} scores of clean images are not finite numbers; look "
             "for logits and features that are not"
         )
-    threshold = scores.sort(descending=True).values[rejected].item()
-    spread = scores.double().std(correction=0).item()
+    scores = scores.double()
+    spread = scores.std(correction=0).item()
+    kept = scores.sort(descending=True).values[rejected]
+    rounding = _ROUNDING * scores.abs().max()
+    above = scores[scores > kept + 2 * rounding]
+    threshold = (kept + above.min()) / 2 if len(above) else kept + rounding
     return CalibratedDetector(
         detector=detector,
-        threshold=threshold,
+        threshold=threshold.item(),
         spread=spread if spread > 0 else 1.0,
         false_positive_rate=float(false_positive_rate),
     )
