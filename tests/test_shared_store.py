@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -810,6 +810,14 @@ def server() -> Iterator[str]:
     moto = pytest.importorskip("moto.server", reason="needs moto's S3 server")
     found = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     found.start()
+    app, one_at_a_time = found._server.app, threading.Lock()
+
+    def atomic(*request: Any) -> Any:
+        """S3 looks and writes at once where a write has a condition; moto does not, and its threads take turns."""
+        with one_at_a_time:
+            return app(*request)
+
+    found._server.app = atomic
     host, port = found.get_host_and_port()
     yield f"http://{host}:{port}"
     found.stop()
@@ -851,19 +859,20 @@ def test_two_processes_that_store_the_same_artifacts_at_once(
     kind: str, request: pytest.FixtureRequest, on: Machine, tmp_path: Path
 ) -> None:
     url, count = request.getfixturevalue("bucket") if kind == "s3" else f"file://{tmp_path}/shared", 25
-    both = [rival(url, name, count, cache=tmp_path / name) for name in ("one", "two")]
-    assert [answer(each) for each in both] == ["ready", "ready"]
     winners = []
-    for _ in range(count):
+    with ExitStack() as running:  # also where the test fails
+        both = [running.enter_context(rival(url, name, count, cache=tmp_path / name)) for name in ("one", "two")]
+        assert [answer(each) for each in both] == ["ready", "ready"]
+        for _ in range(count):
+            for each in both:
+                assert each.stdin is not None
+                each.stdin.write("go\n")
+                each.stdin.flush()
+            one, two = (answer(each) for each in both)
+            assert one == two
+            winners.append(one)
         for each in both:
-            assert each.stdin is not None
-            each.stdin.write("go\n")
-            each.stdin.flush()
-        one, two = (answer(each) for each in both)
-        assert one == two
-        winners.append(one)
-    for each in both:
-        assert each.communicate()[1] == ""
+            assert each.communicate()[1] == ""
     store = on("three", url)
     assert len(store.held()) == count
     for number, winner in enumerate(winners):
