@@ -816,6 +816,12 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
     ("Adversarial regularisation keeps", "holds", _set("E6", Numbers(left={"fgsm": 0.7})), "FGSM at 0.2 leaves 70.0 %"),
     (
         "Adversarial regularisation keeps",
+        "does not hold",
+        _set("E6", Numbers(left={"fgsm": 0.3, "fgsm/prob-ce": 0.7})),
+        "; ascending softmax probabilities 70.0 %",
+    ),
+    (
+        "Adversarial regularisation keeps",
         "holds",
         _set("E6", Numbers(left={"fgsm": 0.66})),
         "FGSM at 0.2 leaves 66.0 %",
@@ -1041,6 +1047,12 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
         _set("E5", Numbers(left={"fgsm": {0.1: 0.5}})),
         "+10.0 points",
     ),
+    (
+        "Augmentation does not do much",
+        "holds",
+        _set("E5", Numbers(left={"ball/prob-ce": {0.1: 0.6}})),
+        "Where the attack ascends F.cross_entropy: holds; softmax probabilities: does not hold.",
+    ),
     ("Augmentation does not do much", "not measured", _gone("E5/fgsm/ce"), ""),
     ("Augmentation does not do much", "not measured", _gone("E5/ball/ce"), ""),
     (
@@ -1086,6 +1098,12 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
         "Loss: does not hold.",
     ),
     ("Adversarial regularisation has the best", "no difference shown", _same, "Accuracy: no difference shown."),
+    (
+        "Adversarial regularisation has the best",
+        "no difference shown",
+        _set("E6", Numbers(left={"fgsm/torch-ce": {0.1: 0.95}}, lost={"fgsm/prob-ce": {0.1: 1.6}})),
+        "F.cross_entropy: holds; softmax probabilities: no difference shown. Loss: no difference shown.",
+    ),
     ("Adversarial regularisation has the best", "not measured", _gone("E6/fgsm/ce"), ""),
     ("Adversarial regularisation has the best", "not measured", _gone("E9-", "E10-"), ""),
     (
@@ -1197,6 +1215,12 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
     ("Under FGSM its loss is even", "does not hold", _set("E5", Numbers(lost={"fgsm": {0.1: 1.6}})), "+0.10"),
     ("Under FGSM its loss is even", "does not hold", _same, "much lower is at most half: minus half of it +0.75"),
     ("Under FGSM its loss is even", "no difference shown", _set("E5", Numbers(lost={"fgsm": {0.1: 0.75}})), "+0.00"),
+    (
+        "Under FGSM its loss is even",
+        "does not hold",
+        _set("E5", Numbers(lost={"fgsm/prob-ce": {0.1: 0.7}})),
+        "Where the attack ascends F.cross_entropy: does not hold; softmax probabilities: holds.",
+    ),
     ("Under FGSM its loss is even", "not measured", _gone("E5/fgsm/ce"), ""),
     ("Over-fitting makes", "not measured", _gone("E6-stopped"), ""),
     ("A student is not always", "holds", _set("E9-1", Numbers(left={"ball": {0.1: 0.1}})), "E9-1, ball: 1 of 5 eps"),
@@ -1205,6 +1229,12 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
         "does not hold",
         _set("E9-1", Numbers(left={"ball": {0.1: 0.9}})),
         "E9-1, ball: 0 of 5",
+    ),
+    (
+        "A student is not always",
+        "no difference shown",
+        _set("E9-1", Numbers(left={"fgsm/torch-ce": {0.1: 0.1}, "fgsm/prob-ce": {0.1: 0.9}})),
+        "Where the attack ascends F.cross_entropy: holds; softmax probabilities: does not hold.",
     ),
     ("A student is not always", "no difference shown", _same, "Not excluded: a difference of -0.7 to +0.7 points"),
     ("A student is not always", "not measured", _gone("E9-", "E10-"), ""),

@@ -16,13 +16,16 @@ from casemate.data import Dataset, LabelledImages
 from casemate.engine import Artifact, Context
 from casemate.errors import CasemateWarning
 from casemate.evaluation import Estimate, eps_curve, share
+from casemate.losses import TITLES
 from casemate.models import Classifier
 from casemate.progress import NULL_OBSERVER
+from casemate.report import styled
 from casemate_study.experiments.hypotheses import E2_CONDITIONS, HYPOTHESES, PREFIX, UNCHANGED, hypotheses_tasks
 from casemate_study.experiments.scales import SCALES
 from casemate_study.experiments.specs import LOSSES, Setup, Source
 from casemate_study.report.hypotheses import hypotheses_section
-from casemate_study.results.hypotheses import explaining_trials
+from casemate_study.report.hypotheses_figure import hypotheses_figure
+from casemate_study.results.hypotheses import explaining_trials, numbered
 from casemate_study.tasks import hypotheses as tasks
 from casemate_study.tasks.hypotheses import (
     Conditions,
@@ -394,14 +397,40 @@ def test_the_tables_have_every_hypothesis_loss_and_epoch(tmp_path: Path) -> None
     section = hypotheses_section(artifacts)
     assert section is not None
     final, epochs, zero = section.tables
-    assert [row[0] for row in final.rows] == [each.title for each in HYPOTHESES.values()]
+    assert [row[0] for row in final.rows] == [f"{n}. {each.title}" for n, each in enumerate(HYPOTHESES.values(), 1)]
     assert {len(row) for row in final.rows} == {len(final.head)} == {1 + len(LOSSES)}
-    assert final.rows[0][1] == "30.0 % (27.2 to 32.9, n = 1,000), excludes 63.6 %"
-    assert [row[0] for row in final.rows if "includes" in row[1]] == [HYPOTHESES["scaled-images"].title]
+    assert final.rows[0][1] == "30.0 % (27.2 to 32.9, n = 1,000)"
+    including = {row[0]: row[1] for row in final.rows if "includes" in row[1]}
+    assert including == {numbered("scaled-images"): "64.0 % (61.0 to 66.9, n = 1,000), includes 63.6 %"}
     assert [row[0] for row in epochs.rows] == ["10", "20"]
     assert epochs.rows[0][1].startswith("88.0 % (")
     assert all("50.0 %" in cell for row in epochs.rows for cell in row[2:5])
-    assert all(cell.startswith(HYPOTHESES["correct-only"].title) for cell in epochs.rows[0][5:])
+    assert numbered("correct-only").startswith("6. ")
+    assert epochs.rows[0][5:] == ("6: 60.0 % (56.9 to 63.0)",) * len(LOSSES)
+    assert "n = 1,000 without an attack; 1,000 as in E2; 1,000 with hypotheses." in epochs.note
     assert epochs.rows[1][5:] == ("-",) * len(LOSSES)
     assert len(zero.rows) == 4
     assert {row[1][:6] for row in zero.rows} == {"10.0 %", "20.0 %"}
+
+
+def test_the_figure_has_a_line_of_every_hypothesis_and_of_the_pair_over_the_epochs(tmp_path: Path) -> None:
+    both = {"hypotheses": ["training-images", "scaled-images"], "accuracy": share(np.arange(1000) < 630).as_json()}
+    last = _stored(0.3) | {"combined": {"ce": both, "torch-ce": None, "prob-ce": None}}
+    artifacts = _artifacts(tmp_path, final=last, epoch_010=_stored(0.5, none=0.62))
+    assert hypotheses_figure(artifacts) is None  # how long the final weights were trained is not known
+    row = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5, "learning_rate": 0.1, "seconds": 1.0}
+    sizes = {"parameters": 10, "train_images": 100, "validation_images": 10}
+    training = sizes | {
+        "best_epoch": 1,
+        "stopped_at": None,
+        "history": [row | {"epoch": epoch, "processor_seconds": None} for epoch in (1, 20)],
+    }
+    artifacts["E1/train"] = Artifact("0" * 20, tmp_path, {"name": "E1/train", "result": training})
+    with styled():
+        figure = hypotheses_figure(artifacts)
+    assert figure is not None
+    assert {(row[0], row[1]) for row in figure.rows} == {(n, TITLES[loss]) for n in (10, 20) for loss in LOSSES}
+    assert len(figure.rows) == 2 * len(HYPOTHESES) * len(LOSSES) + 1
+    pair = "images of the training split; eps 0.1 on images scaled to [-1, 1], which is 0.05 here"
+    assert [row[3:5] for row in figure.rows if row[2] == pair] == [(1000, 0.63)]
+    assert f"{pair} after epoch 20, ascending stable cross-entropy: 63.0 %" in figure.alt

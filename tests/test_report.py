@@ -49,7 +49,7 @@ FIGURES = (
     *("figure-02", "figure-03", "figure-04", "figure-06", "figure-07", "figure-08", "figure-09", "figure-10"),
     *("figure-11", "figure-12", "figure-13", "figure-14", "figure-15", "figure-16", "figure-16-saturated"),
     *("figure-17", "figure-17-extended", "training", "bim-adversarial", "neighbours", "defences", "diagnosis"),
-    *("masking", "targeted"),
+    *("masking", "hypotheses", "targeted"),
 )
 """The paper's by number, then ours."""
 

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from casemate.evaluation import percent
+from casemate.losses import TITLES
 from casemate_study.claims.rules import (
     CLEARLY,
     EQUAL,
@@ -34,9 +35,11 @@ from casemate_study.claims.rules import (
     tally,
     under_pgd,
     why,
+    with_other_losses,
 )
 from casemate_study.claims.temperatures import student_names
 from casemate_study.claims.verdicts import COLLAPSED, EPS
+from casemate_study.experiments.specs import LOSSES
 from casemate_study.results.independent import plus_constant
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import (
@@ -69,9 +72,10 @@ def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
 
 def much_lower_loss(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM at eps 0.1 the loss of E5 (augmentation) is lower than that of E1 (undefended), and at
-    most half of it (`judge_much_lower_loss`).
+    most half of it (`judge_much_lower_loss`). The text adds the verdicts with the other losses ascended
+    (`with_other_losses`).
     """
-    return judge_much_lower_loss(evidence, "E5", "E1", "fgsm")
+    return with_other_losses(lambda loss: judge_much_lower_loss(evidence, "E5", "E1", "fgsm", loss))
 
 
 def less_responsive(evidence: ClaimEvidence) -> RuleResult:
@@ -133,13 +137,19 @@ def augmentation_does_little(evidence: ClaimEvidence) -> RuleResult:
     hold if at some eps it gains 10 points or more, with Holm's correction for all eps and attacks; else no difference
     shown (`never_reaches`).
 
-    `helps_against_fgsm` has the same threshold.
+    `helps_against_fgsm` has the same threshold. The text adds the verdicts with the other losses ascended
+    (`with_other_losses`).
     """
+    return with_other_losses(partial(_augmentation_does_little, evidence))
+
+
+def _augmentation_does_little(evidence: ClaimEvidence, loss: str) -> RuleResult:
+    """Apply the rule of `augmentation_does_little` to attacks that ascend one loss."""
     one, other = evidence.models.get("E5"), evidence.models.get("E1")
     words: list[str] = []
     every: list[PairedComparison] = []
     for measure, name in (("fgsm", "FGSM"), ("ball", "BIM, clip ball"), ("range", "BIM, clip range")):
-        orders = over_eps(one, other, measure, "ce", compare_accuracy)
+        orders = over_eps(one, other, measure, loss, compare_accuracy)
         if not orders:
             return NOTHING
         every += orders
@@ -155,13 +165,15 @@ def keeps_70(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if the 95 % interval of the accuracy of E6 (adversarial regularisation) under FGSM at eps 0.2 reaches
     a number that rounds to 70 %, or more.
 
-    The text adds its accuracy under PGD at half that eps.
+    The text adds its accuracies with the other losses ascended, and under PGD at half that eps.
     """
     e6 = evidence.models.get("E6")
     left = None if e6 is None else e6.accuracy_under("fgsm", 0.2)
     if e6 is None or left is None:
         return NOTHING
-    text = f"FGSM at 0.2 leaves {left:n}."
+    others = {TITLES[loss]: e6.accuracy_under("fgsm", 0.2, loss) for loss in LOSSES[1:]}
+    more = "".join(f"; ascending {title} {each:n}" for title, each in others.items() if each is not None)
+    text = f"FGSM at 0.2 leaves {left:n}{more}."
     strongest = e6.under_strongest(0.1)
     if strongest is not None:
         text += f" PGD-40 with restarts at half that eps, 0.1, leaves {strongest:n}."
@@ -179,13 +191,14 @@ def helps_against_fgsm(evidence: ClaimEvidence) -> RuleResult:
 def best_of_four(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM E6 (adversarial regularisation) is more accurate than each of the other three models of
     the paper's figure 15: E1 (undefended), E5 (augmentation) and E7 (both), by paired tests (`judge_best`). Not
-    measured unless all four models are.
+    measured unless all four models are. The text adds the verdicts with the other losses ascended
+    (`with_other_losses`).
     """
     others = ("E1", "E5", "E7")
     e6 = evidence.models.get("E6")
     if e6 is None or any(each not in evidence.models or not evidence.models[each].curve("fgsm") for each in others):
         return NOTHING
-    found = judge_best(evidence, "E6", others, "fgsm")
+    found = with_other_losses(lambda loss: judge_best(evidence, "E6", others, "fgsm", loss=loss))
     return RuleResult(found.verdict, found.text, why(e6))
 
 
@@ -202,12 +215,12 @@ def _rivals(evidence: ClaimEvidence, measure: str) -> list[str]:
 def best_of_all(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM E6 (adversarial regularisation) has a higher accuracy and a lower loss than E1
     (undefended) and every model of the other defences (E5, E7, E9, E10), by paired tests (`judge_best`). Not measured
-    without E1, E5 and a student.
+    without E1, E5 and a student. The text adds the verdicts with the other losses ascended (`with_other_losses`).
     """
     others = _rivals(evidence, "fgsm")
     parts = {
-        "Accuracy": judge_best(evidence, "E6", others, "fgsm"),
-        "Loss": judge_best(evidence, "E6", others, "fgsm", -1, compare_loss),
+        "Accuracy": with_other_losses(lambda loss: judge_best(evidence, "E6", others, "fgsm", loss=loss)),
+        "Loss": with_other_losses(lambda loss: judge_best(evidence, "E6", others, "fgsm", -1, compare_loss, loss)),
     }
     return all_parts(parts)
 

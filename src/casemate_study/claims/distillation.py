@@ -4,6 +4,7 @@ Each student is compared with its teacher, the network of the same temperature (
 E1, the undefended network. All predict at temperature 1, so that their losses compare.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from casemate_study.claims.rules import (
     over_eps,
     points,
     tally,
+    with_other_losses,
     within,
 )
 from casemate_study.claims.temperatures import at_all_temperatures, student_names, teacher_of
@@ -331,10 +333,16 @@ def students_confidence(evidence: ClaimEvidence) -> RuleResult:
 def not_always_more_accurate(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if some student (E9, E10) is less accurate than its teacher at some eps of FGSM or BIM with either
     clipping, by the paired tests with one correction for all students, attacks and eps; does not hold if none is and
-    some are more accurate; else no difference shown.
+    some are more accurate; else no difference shown. The text adds the verdicts with the other losses ascended
+    (`with_other_losses`).
     """
+    return with_other_losses(partial(_not_always_more_accurate, evidence))
+
+
+def _not_always_more_accurate(evidence: ClaimEvidence, loss: str) -> RuleResult:
+    """Apply the rule of `not_always_more_accurate` to attacks that ascend one loss."""
     groups = {
-        f"{name}, {measure}": over_eps(evidence.models[name], _teacher(evidence, name), measure, "ce", compare_accuracy)
+        f"{name}, {measure}": over_eps(evidence.models[name], _teacher(evidence, name), measure, loss, compare_accuracy)
         for name in student_names(evidence, "E9", "E10")
         for measure in ("fgsm", "ball", "range")
     }

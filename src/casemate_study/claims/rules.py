@@ -19,7 +19,7 @@ outside them differs the more.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from casemate.evaluation import Estimate, percent
@@ -324,26 +324,38 @@ def judge_best(
     measure: str,
     wanted: int = 1,
     compare: Compare = compare_accuracy,
+    loss: str = "ce",
 ) -> RuleResult:
     """Rule: holds if the model called `name` lies above (`wanted` 1) or below (-1) every other model in accuracy, or in
     what `compare` compares, each by `tally` over the eps; the worst of their verdicts. Models not measured are skipped.
 
-    All are under the attack `measure`, ascending the stable cross-entropy. Holm's correction is for all eps of all
-    other models together.
+    All are under the attack `measure`, ascending `loss`. Holm's correction is for all eps of all other models together.
     """
     first = evidence.models.get(name)
-    orders = {each: over_eps(first, evidence.models.get(each), measure, "ce", compare) for each in others}
+    orders = {each: over_eps(first, evidence.models.get(each), measure, loss, compare) for each in others}
     known = adjusted_together({each: found for each, found in orders.items() if found})
     if first is None or not known:
         return NOTHING
     verdicts: dict[str, ClaimVerdict] = {each: tally(found, wanted) for each, found in known.items()}
     words: list[str] = []
     for each, found in known.items():
-        shown = pair_at(first, evidence.models[each], measure, "ce", compare)
+        shown = pair_at(first, evidence.models[each], measure, loss, compare)
         words.append(f"{each}: {count_orders(found, wanted)}{f' ({shown})' if shown else ''}")
         if verdicts[each] == "no difference shown":
             words[-1] += f", not excluded: {left_open(found, compare)}"
     return RuleResult(joined(list(verdicts.values())), f'"{first.title}" against {"; ".join(words)}.')
+
+
+def with_other_losses(judge: Callable[[str], RuleResult]) -> RuleResult:
+    """The result of a rule under attacks that ascend the stable cross-entropy, with the verdicts under the other losses
+    at the end of its text, where they are measured. `judge` applies the rule to one loss.
+    """
+    found = judge("ce")
+    others = {TITLES[loss]: judge(loss).verdict for loss in LOSSES[1:]}
+    words = "; ".join(f"{title}: {verdict}" for title, verdict in others.items() if verdict != "not measured")
+    if found.verdict == "not measured" or not words:
+        return found
+    return replace(found, text=f"{found.text} Where the attack ascends {words}.")
 
 
 def adjusted_together(groups: Mapping[str, Sequence[PairedComparison]]) -> dict[str, list[PairedComparison]]:
@@ -410,15 +422,17 @@ def causes_of(results: Iterable[RuleResult]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cause for each in results for cause in each.causes))
 
 
-def judge_much_lower_loss(evidence: ClaimEvidence, first: str, second: str, measure: str) -> RuleResult:
+def judge_much_lower_loss(
+    evidence: ClaimEvidence, first: str, second: str, measure: str, loss: str = "ce"
+) -> RuleResult:
     """Rule: holds if at eps 0.1 the loss of the first model is at most half of that of the second, by the interval of
     the paired difference from half; does not hold if it is more; else no difference shown. `measure` is the attack,
-    ascending the stable cross-entropy.
+    ascending `loss`.
     """
     one, other = evidence.models.get(first), evidence.models.get(second)
     if one is None or other is None:
         return NOTHING
-    pair = one.artifact(measure, "ce"), other.artifact(measure, "ce")
+    pair = one.artifact(measure, loss), other.artifact(measure, loss)
     found, half = (compare_loss(*pair, "eps", EPS, times) for times in (1.0, MUCH_LOWER))
     if found is None or half is None:
         return NOTHING

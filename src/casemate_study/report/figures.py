@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from casemate.report import Figure, styled
 from casemate_study.report import augmentation, curves, model_comparison, overview, pictures
+from casemate_study.report.hypotheses_figure import hypotheses_figure
 from casemate_study.results.models import ModelResults
 from casemate_study.results.stored import Artifacts
 
@@ -44,6 +45,7 @@ def all_figures(artifacts: Artifacts, models: Mapping[str, ModelResults]) -> lis
             overview.accuracies_figure(models),
             overview.diagnosis_figure(models),
             curves.checkpoints_figure(artifacts),
+            hypotheses_figure(artifacts),
             overview.targeted_figure(artifacts, models),
         )
     return sorted((figure for figure in found if figure is not None), key=_place)

@@ -10,12 +10,19 @@ from casemate_study.experiments import paper
 from casemate_study.experiments.hypotheses import E2_CONDITIONS, HYPOTHESES, MEAN_OF
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.report.comparison import Table
-from casemate_study.results.hypotheses import WANTED, Trial, explaining_trials, hypotheses_by_epoch, trials_of
-from casemate_study.results.stored import Artifacts, StoredCheckpoint, StoredHypotheses, find_result
+from casemate_study.results.hypotheses import (
+    FGSM,
+    WANTED,
+    Trial,
+    explaining_trials,
+    hypotheses_by_epoch,
+    measured_epochs,
+    numbered,
+    trials_of,
+)
+from casemate_study.results.stored import Artifacts, StoredHypotheses
 
 _HEAD = tuple(f"ascending {TITLES[loss]}" for loss in LOSSES)
-_FGSM = "FGSM 0.1"
-"""The attack that the paper's number refers to, as E1's measures at each kept epoch (kind "masking") name it."""
 _MOST = 6
 """The largest number of trials that the sentence names."""
 
@@ -29,21 +36,21 @@ class HypothesesSection:
     conclusion: str
 
 
-def _cell(estimate: Estimate | None) -> str:
-    """Text of a table cell: the accuracy with interval and n, and whether the interval includes the paper's."""
+def _cell(estimate: Estimate | None, *, count: bool = True) -> str:
+    """Text of a table cell: the accuracy with its interval, with n (`count`), and a note if the interval includes the
+    paper's number.
+    """
     if estimate is None:
         return "-"
-    inside = estimate.low <= WANTED <= estimate.high
-    return f"{estimate:n}, {'includes' if inside else 'excludes'} {percent(WANTED)}"
+    words = f"{estimate:n}" if count else str(estimate)
+    return f"{words}, includes {percent(WANTED)}" if estimate.low <= WANTED <= estimate.high else words
 
 
 def _final_table(found: StoredHypotheses) -> Table:
-    """A table with one row per hypothesis, tried on the final weights: accuracy by the loss ascended."""
-    rows = [
-        (HYPOTHESES[name].title, *(_cell(by_loss[loss]) for loss in LOSSES)) for name, by_loss in found.single.items()
-    ]
+    """A table with one numbered row per hypothesis, tried on the final weights: accuracy by the loss ascended."""
+    rows = [(numbered(name), *(_cell(found.single[name][loss]) for loss in LOSSES)) for name in HYPOTHESES]
     pairs = [trial for trial in trials_of(found, None) if len(trial.hypotheses) > 1]
-    by_loss = {trial.loss: f"{trial.title}: {_cell(trial.accuracy)}" for trial in pairs}
+    by_loss = {trial.loss: f"{trial.numbers}: {_cell(trial.accuracy)}" for trial in pairs}
     if by_loss:
         rows.append(("the two that raise it most with this loss, combined", *(by_loss.get(x, "-") for x in LOSSES)))
     clean = ", ".join(f"{estimate:n} of {part} images" for part, estimate in found.clean.items())
@@ -51,8 +58,8 @@ def _final_table(found: StoredHypotheses) -> Table:
         ("what is changed in E2's measure", *_HEAD),
         rows,
         f"E1's final weights, accuracy at the last iterate of FGSM at eps {E2_CONDITIONS['eps']:g}, with 95 % "
-        f"intervals (Wilson), and whether the interval includes the paper's {percent(WANTED)}. Without an attack: "
-        f"{clean}.",
+        f"intervals (Wilson); a cell says so if its interval includes the paper's {percent(WANTED)}. Without an "
+        f"attack: {clean}.",
     )
 
 
@@ -60,36 +67,39 @@ def _epochs_table(artifacts: Artifacts) -> Table | None:
     """A table with one row per kept epoch: accuracy without an attack, under FGSM as in E2, and with the hypotheses
     that come nearest to the paper's number, by the loss ascended. None if no epoch is measured.
     """
-    names = sorted(name for name in artifacts if name.startswith("E1/epoch-"))
-    stored = {int(name[-3:]): find_result(artifacts, name, StoredCheckpoint) for name in names}
     tried = hypotheses_by_epoch(artifacts)
     rows: list[tuple[str, ...]] = []
-    for epoch, checkpoint in stored.items():
-        if checkpoint is None or _FGSM not in checkpoint.attacks:
-            continue
+    counts: dict[str, set[int]] = {"without an attack": set(), "as in E2": set(), "with hypotheses": set()}
+    for epoch, checkpoint in measured_epochs(artifacts).items():
         nearest = _nearest(tried.get(epoch), epoch)
-        under = (_cell(checkpoint.attacks[_FGSM][loss].last) for loss in LOSSES)
-        rows.append((str(epoch), f"{checkpoint.accuracy:n}", *under, *(nearest or ("-",) * len(LOSSES))))
+        under = [checkpoint.attacks[FGSM][loss].last for loss in LOSSES]
+        near = [f"{each.numbers}: {_cell(each.accuracy, count=False)}" for each in nearest]
+        shown = (_cell(each, count=False) for each in under)
+        rows.append((str(epoch), str(checkpoint.accuracy), *shown, *(near or ["-"] * len(LOSSES))))
+        counts["without an attack"].add(checkpoint.accuracy.n)
+        counts["as in E2"] |= {each.n for each in under}
+        counts["with hypotheses"] |= {each.accuracy.n for each in nearest}
     if not rows:
         return None
-    near = tuple(f"nearest hypothesis, {TITLES[loss]}" for loss in LOSSES)
+    near = tuple(f"nearest, {TITLES[loss]}" for loss in LOSSES)
+    sizes = "; ".join(f"{', '.join(f'{n:,}' for n in sorted(each))} {what}" for what, each in counts.items() if each)
     return Table(
         ("E1 after epoch", "clean", *(f"as in E2, {TITLES[loss]}" for loss in LOSSES), *near),
         rows,
-        "As in E2: FGSM at eps 0.1 on test images. Nearest hypothesis: the one, or the pair, whose accuracy is "
-        f"nearest to {percent(WANTED)}; the weights of the last epoch are the final ones, shown in the table above.",
+        f"As in E2: FGSM at eps 0.1 on test images. Nearest: the hypothesis, or the pair, whose accuracy is nearest to "
+        f"{percent(WANTED)}, by its numbers in the table above, which shows those of the last epoch, the final "
+        f"weights. n = {sizes}.",
     )
 
 
-def _nearest(found: StoredHypotheses | None, epoch: int | None) -> tuple[str, ...] | None:
-    """Text for each loss on the trial whose accuracy is nearest to the paper's; None if there are no trials."""
+def _nearest(found: StoredHypotheses | None, epoch: int | None) -> list[Trial]:
+    """For each loss the trial whose accuracy is nearest to the paper's; empty if there are no trials."""
     if found is None:
-        return None
+        return []
     by_loss: dict[str, list[Trial]] = {loss: [] for loss in LOSSES}
     for trial in trials_of(found, epoch):
         by_loss[trial.loss].append(trial)
-    best = {loss: min(each, key=lambda trial: abs(trial.accuracy.value - WANTED)) for loss, each in by_loss.items()}
-    return tuple(f"{best[loss].title}: {_cell(best[loss].accuracy)}" for loss in LOSSES)
+    return [min(by_loss[loss], key=lambda trial: abs(trial.accuracy.value - WANTED)) for loss in LOSSES]
 
 
 def _zero_table(found: StoredHypotheses) -> Table:

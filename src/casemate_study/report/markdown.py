@@ -29,7 +29,7 @@ def _made_by(study: PlannedStudy, artifacts: Artifacts) -> str:
     commits.
     """
     made = [Provenance.of(artifact) for artifact in artifacts.values()]
-    machines = sorted({f"{each.processor}, {each.threads} of {each.cores} cores" for each in made})
+    machines = sorted({each.machine for each in made})
     commits = sorted({str(each.commit) for each in made})
     torch = sorted({each.libraries["torch"] for each in made})
     whole = [e.name for e in study.experiments if all(task.name in artifacts for task in e.tasks(study.setup))]

@@ -9,10 +9,21 @@ from casemate.losses import TITLES
 from casemate_study.experiments import paper
 from casemate_study.experiments.hypotheses import HYPOTHESES, PREFIX, UNCHANGED
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results.stored import Artifacts, StoredHypotheses, find_result
+from casemate_study.results.stored import Artifacts, StoredCheckpoint, StoredHypotheses, find_result
 
 WANTED = paper.FGSM_AT_01.value
 """The paper's accuracy of E1 under FGSM at eps 0.1, the number to explain."""
+FGSM = "FGSM 0.1"
+"""The attack that the number refers to, as E1's measures at each kept epoch (kind "masking") name it."""
+
+
+def numbered(name: str) -> str:
+    """The title of a hypothesis after its number in the report, such as "4. pixels not clipped to [0, 1]"."""
+    return f"{_number_of(name)}. {HYPOTHESES[name].title}"
+
+
+def _number_of(name: str) -> int:
+    return list(HYPOTHESES).index(name) + 1
 
 
 @final
@@ -37,6 +48,11 @@ class Trial:
         """What was changed, such as "images of the training split, pixels not clipped to [0, 1]"."""
         return "; ".join(HYPOTHESES[name].title for name in self.hypotheses)
 
+    @property
+    def numbers(self) -> str:
+        """The numbers of its hypotheses in the report, such as "5" or "3 and 5"."""
+        return " and ".join(map(str, sorted(map(_number_of, self.hypotheses))))
+
     def __str__(self) -> str:
         """What was measured and its accuracy as text."""
         when = "" if self.epoch is None else f" after epoch {self.epoch}"
@@ -49,6 +65,13 @@ def hypotheses_by_epoch(artifacts: Artifacts) -> dict[int | None, StoredHypothes
     epochs: dict[int | None, str] = {int(name.rsplit("-", 1)[1]): name for name in names} | {None: PREFIX}
     found = {epoch: find_result(artifacts, name, StoredHypotheses) for epoch, name in epochs.items()}
     return {epoch: each for epoch, each in found.items() if each is not None}
+
+
+def measured_epochs(artifacts: Artifacts) -> dict[int, StoredCheckpoint]:
+    """E1's measures after each kept epoch that include those under FGSM, by the epoch, ascending."""
+    names = sorted(name for name in artifacts if name.startswith("E1/epoch-"))
+    found = {int(name.rsplit("-", 1)[1]): find_result(artifacts, name, StoredCheckpoint) for name in names}
+    return {epoch: each for epoch, each in found.items() if each is not None and FGSM in each.attacks}
 
 
 def trials_of(found: StoredHypotheses, epoch: int | None) -> Iterator[Trial]:

@@ -44,6 +44,11 @@ class Provenance:
         """Read from an artifact how long, when, on which machine and from which code it was computed."""
         return read_as(cls, artifact.facts["provenance"], f"the provenance of {artifact.facts['name']}")
 
+    @property
+    def machine(self) -> str:
+        """Processor, threads and cores, and device, such as "AMD EPYC, 1 of 2 cores, cpu"."""
+        return f"{self.processor}, {self.threads} of {self.cores} cores, {self.device}"
+
 
 @final
 @dataclass(frozen=True)
