@@ -105,7 +105,11 @@ def _committed(scale: str) -> CommittedRun | None:
 
 
 def reference_for(scale: Scale, dataset: str) -> Reference | None:
-    """Our committed runs on the data set called `dataset` at scales larger than `scale`; None if there are none."""
+    """Our committed runs on the data set called `dataset` at scales larger than `scale`; None if there are none, or if
+    `scale` decides the claims itself.
+    """
+    if scale.decides:
+        return None
     larger = ORDER[: ORDER.index(scale.name)] if scale.name in ORDER else ORDER
     runs = [run for name in larger if (run := _committed(name)) is not None and run.dataset == dataset]
     return Reference(tuple(runs)) if runs else None

@@ -172,7 +172,7 @@ def _judge_clippings(evidence: ClaimEvidence, compare: Compare, wanted: int, wha
     if ("equal steps", "ce") not in orders:
         return NOTHING
     reproduced = [f"{setting} and {TITLES[loss]}" for (setting, loss), verdict in orders.items() if verdict == "holds"]
-    text = f"{what}: {'; '.join(words)}.{text}"
+    text = f"{what}: {'; '.join(words)}.{text} With equal steps clip range lets pixels move further than eps."
     text += (
         f" The paper's order appears with {', '.join(reproduced)}."
         if reproduced

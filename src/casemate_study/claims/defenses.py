@@ -157,7 +157,8 @@ def _augmentation_does_little(evidence: ClaimEvidence, loss: str) -> RuleResult:
         words.append(f"{name}: {in_words(most, compare_accuracy)}")
     if one is None:
         return NOTHING
-    text = f"At the eps where E5 gains most over E1, {'; '.join(words)}. Much is {percent(MUCH, 0)} of all images."
+    gains = "; ".join(words)
+    text = f"At the eps where E5 gains most over E1, {gains}. Much counts from {percent(MUCH, 0)} of all images on."
     return RuleResult(never_reaches(every, 1, MUCH), text, why(one))
 
 
@@ -308,9 +309,9 @@ def _on_par(one: ModelResults | None, other: ModelResults | None) -> RuleResult:
     apart = "does not hold" in (above, below)
     par = everywhere(low, 1) == everywhere(high, -1) == "holds"
     verdict: ClaimVerdict = "does not hold" if apart else "holds" if par else "no difference shown"
-    shown = {"holds": "within a quarter of each other at every eps", "does not hold": "further apart at some eps"}
+    shown = {"holds": "Within a quarter of each other at every eps", "does not hold": "Further apart at some eps"}
     most = max(losses, key=lambda each: abs(each.difference.value))
-    text = f"{shown.get(verdict, 'not shown to be within a quarter of each other')}"
+    text = shown.get(verdict, "Not shown to be within a quarter of each other")
     return RuleResult(verdict, f"{text}. The largest difference: {in_words(most, compare_loss)}.")
 
 

@@ -78,7 +78,7 @@ class RuleResult:
         return f"{self.text} Measured: {'. '.join(self.causes)}." if self.causes else self.text
 
 
-NOTHING = RuleResult("not measured", "Its artifacts are not finished.")
+NOTHING = RuleResult("not measured", "Not computed yet.")
 
 
 def tally(orders: Sequence[PairedComparison], wanted: int) -> ClaimVerdict:
@@ -436,5 +436,5 @@ def judge_much_lower_loss(
     found, half = (compare_loss(*pair, "eps", EPS, times) for times in (1.0, MUCH_LOWER))
     if found is None or half is None:
         return NOTHING
-    text = f"Loss {in_words(found, compare_loss)}; much lower is at most half: minus half of it"
+    text = f"Loss {in_words(found, compare_loss)}; much lower is at most half, and the difference from half is"
     return RuleResult(tally([half], -1), f"{text} {loss_difference(half)}.")

@@ -64,22 +64,22 @@ def _accuracies(training: StoredTraining, row: EpochRow) -> tuple[Estimate, Esti
 @final
 @dataclass(frozen=True)
 class _Rise:
-    """How much higher a model's test loss is with its final weights than with those of its lowest validation loss."""
+    """How much higher a model's test loss is with its final weights than with those that early stopping keeps."""
 
     by_image: np.ndarray
     """By image `(n,)`: the mean is the rise as a fraction of the lower loss, and the spread that of this ratio (by
     linearisation, the delta method)."""
     words: str
-    """Such as "the test loss +12.0 % (+9.1 to +14.8), from 0.250 with the weights of the lowest validation loss to
-    0.280 with the final ones (n = 10,000)"."""
+    """Such as "the test loss +12.0 % (+9.1 to +14.8), from 0.250 with the weights that early stopping keeps to 0.280
+    with the final ones (n = 10,000)"."""
 
 
 def _rise(final_weights: Artifact | None, best_weights: Artifact | None) -> _Rise | None:
     """The rise of a model's loss from its best epoch to the end of its training, from measures without an attack with
     both weights; None if one is not finished.
 
-    The best epoch has the lowest validation loss, so that this rises by choice afterwards; the test loss, of other
-    images, does not.
+    Early stopping chooses the epoch by its low validation loss, so that this rises by choice afterwards; the test loss,
+    of other images, does not.
     """
     if final_weights is None or best_weights is None:
         return None
@@ -94,8 +94,8 @@ def _rise(final_weights: Artifact | None, best_weights: Artifact | None) -> _Ris
     rise = mean(by_image)
     value, low, high = (f"{100 * each:+.1f}" for each in (rise.value, rise.low, rise.high))
     words = (
-        f"the test loss {value} % ({low} to {high}), from {best.mean():.3f} with the weights of the lowest validation "
-        f"loss to {last.mean():.3f} with the final ones (n = {rise.n:,})"
+        f"the test loss {value} % ({low} to {high}), from {best.mean():.3f} with the weights that early stopping keeps "
+        f"to {last.mean():.3f} with the final ones (n = {rise.n:,})"
     )
     return _Rise(by_image, words)
 
@@ -106,7 +106,7 @@ def _student_rise(student: ModelResults | None) -> _Rise | None:
 
 
 def _over_fits(training: StoredTraining | None, rise: _Rise | None) -> RuleResult:
-    """Rule: holds if the test loss rises after the epoch of the lowest validation loss, by the interval of the rise
+    """Rule: holds if the test loss rises after the epoch that early stopping keeps, by the interval of the rise
     (`_rise`), and the training accuracy of the last epoch lies above the validation accuracy by that of the difference.
     """
     if training is None or rise is None:
@@ -120,9 +120,9 @@ def _over_fits(training: StoredTraining | None, rise: _Rise | None) -> RuleResul
 
 
 def over_fits(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the test loss of E1, trained without early stopping, lies above that of E11, its weights of the
-    lowest validation loss, by the interval of the rise (`_rise`), and E1's training accuracy ends above its validation
-    accuracy by that of the difference.
+    """Rule: holds if the test loss of E1, trained without early stopping, lies above that of E11, the weights
+    of the same training that early stopping keeps, by the interval of the rise (`_rise`), and E1's training accuracy
+    ends above its validation accuracy by that of the difference.
     """
     e1, e11 = evidence.models.get("E1"), evidence.models.get("E11")
     if e1 is None or e11 is None:
@@ -132,7 +132,7 @@ def over_fits(evidence: ClaimEvidence) -> RuleResult:
 
 def student_over_fits(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if the test loss of every student of E9 (distilled into the same architecture) rises after the epoch
-    of its lowest validation loss, by the interval of the rise (`_rise`), and its training accuracy ends above its
+    that early stopping keeps, by the interval of the rise (`_rise`), and its training accuracy ends above its
     validation accuracy by that of the difference (`at_all_temperatures`).
     """
     students = {name: evidence.models[name] for name in student_names(evidence, "E9")}
@@ -147,7 +147,7 @@ def augmented_over_fits_less(evidence: ClaimEvidence) -> RuleResult:
     last), by the interval of the difference.
 
     E5's training accuracy is that on augmented images, which favours the claim; so does its early stopping. The text
-    adds by how much both validation losses rise after their lowest, of which there is no interval.
+    adds by how much both validation losses rise after the epoch that early stopping keeps, without an interval.
     """
     e5, e1 = evidence.models.get("E5"), evidence.models.get("E1")
     if e5 is None or e1 is None or e5.training is None or e1.training is None:
@@ -157,8 +157,9 @@ def augmented_over_fits_less(evidence: ClaimEvidence) -> RuleResult:
     difference = difference_of(*gaps)
     rises = [100 * (each.last.val_loss / max(each.best.val_loss, 1e-9) - 1) for each, _ in kept]
     text = (
-        f"Training minus validation accuracy: {points(gaps[0])}; E1 {points(gaps[1])}. {points(difference)}. From its "
-        f"lowest to the last epoch the validation loss rises by {rises[0]:.0f} %; E1's by {rises[1]:.0f} %."
+        f"Training minus validation accuracy: E5 {points(gaps[0])}, E1 {points(gaps[1])}; the difference of both is "
+        f"{points(difference)}. From the epoch that early stopping keeps to the last one the validation loss of E5 "
+        f"rises by {rises[0]:.0f} %, that of E1 by {rises[1]:.0f} %."
     )
     return RuleResult(by_interval(difference, -1), text)
 
@@ -173,7 +174,8 @@ def training_accuracy_drops(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     augmented, plain = _accuracies(e5.training, e5.training.best)[0], _accuracies(e1.training, e1.training.last)[0]
     difference = difference_of(augmented, plain)
-    text = f"Training accuracy {augmented:n} against {plain:n}: {points(difference)}; {100 * CLEARLY:g} points count."
+    text = f"Training accuracy {augmented:n} against {plain:n}: {points(difference)}; "
+    text += f"a drop counts from {100 * CLEARLY:g} points on."
     return RuleResult(by_interval(plus_constant(difference, CLEARLY), -1), text)
 
 
@@ -193,8 +195,8 @@ def simpler_student(evidence: ClaimEvidence) -> RuleResult:
 
 
 def simpler_over_fits_less(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the test loss of every student of E10 (appendix B) rises less after the epoch of its lowest
-    validation loss (`_rise`) than that of E9's student of the same temperature, by the interval of the difference on
+    """Rule: holds if the test loss of every student of E10 (appendix B) rises less after the epoch that early
+    stopping keeps (`_rise`) than that of E9's student of the same temperature, by the interval of the difference on
     the same images; does not hold if it rises more; else no difference shown (`at_all_temperatures`). The text adds by
     how much training accuracies exceed validation accuracies; they decide nothing, since E10's stronger dropout lowers
     its training accuracy.
@@ -226,7 +228,7 @@ def augmented_accuracies(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     trained, validated = _accuracies(e5.training, e5.training.best)
     pairs = (
-        ("test", e5.clean.accuracy, paper.AUGMENTED_VALIDATION),
+        ("test", e5.clean.accuracy, paper.AUGMENTED_TEST),
         ("validation", validated, paper.AUGMENTED_VALIDATION),
         ("training", trained, paper.AUGMENTED_TRAINING),
     )

@@ -1,6 +1,7 @@
 """Numbers that the paper states, shown beside ours. Accuracies are fractions, times in seconds."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import final
 
 
@@ -16,6 +17,14 @@ class Statement:
     """One in the last digit that the paper prints: 0.001 for "63.6 %"."""
     where: str
     """Section of the paper that states it, such as "4.1.1"."""
+    about: bool = False
+    """Whether the paper says "about"."""
+
+    @property
+    def in_percent(self) -> str:
+        """A fraction in percent with the paper's digits, such as "37.48 %" or "about 89 %"."""
+        digits = max(0, round(-math.log10(100 * self.unit)))
+        return f"{'about ' if self.about else ''}{100 * self.value:.{digits}f} %"
 
 
 TEST_ACCURACY = Statement(experiment="E1", what="test accuracy", value=0.937, unit=0.001, where="3.3")
@@ -32,12 +41,11 @@ ADVERSARIAL_AT_02 = Statement(
     unit=0.01,
     where="4.2.2",
 )
-AUGMENTED_VALIDATION = Statement(
-    experiment="E5", what="test accuracy with augmentation, about", value=0.89, unit=0.01, where="4.2.1"
+AUGMENTED_TEST = Statement(
+    experiment="E5", what="test accuracy with augmentation", value=0.89, unit=0.01, where="4.2.1", about=True
 )
-AUGMENTED_TRAINING = Statement(
-    experiment="E5", what="training accuracy with augmentation, about", value=0.83, unit=0.01, where="4.2.1"
-)
+AUGMENTED_VALIDATION = replace(AUGMENTED_TEST, what="validation accuracy with augmentation")
+AUGMENTED_TRAINING = replace(AUGMENTED_TEST, what="training accuracy with augmentation", value=0.83)
 TEACHER_ACCURACY = Statement(
     experiment="E9", what="test accuracy of the teacher", value=0.9376, unit=0.0001, where="4.2.3"
 )

@@ -83,6 +83,7 @@ def build_report(study: PlannedStudy, artifacts: Artifacts, out: Path) -> Path:
             total_seconds=sum(each.seconds for each in made),
             experiments=_experiments(study, artifacts),
             missing=missing,
+            incomplete=dict.fromkeys(name.split("/", 1)[0] for name in missing),
             lead=views.lead(models, advices, claims),
             rows=views.model_rows(models, advices),
             shaded=views.SHADED,

@@ -89,7 +89,7 @@ def model_table(models: Mapping[str, ModelResults], reference: Reference | None)
         f"cross-entropy, {of}. Worst case: share of images that withstand every iterate of FGSM and BIM under every "
         "loss, and PGD-40 with restarts ascending the stable cross-entropy and the logit margin; randomised models: "
         "accuracy at the last iterate of BIM over averaged gradients. Seconds of the processor (all threads), "
-        "or of the clock where it was not measured.",
+        "or of the clock where it was not measured; those of different machines do not compare.",
     )
 
 
@@ -272,7 +272,7 @@ def claim_table(judgements: Sequence[Judgement], reference: Reference | None) ->
             f"{each.claim.experiment} ({each.claim.where})",
             each.claim.says,
             each.verdict,
-            *(() if reference is None else (_at_that_scale(reference.claim(each.claim.says) or "not measured"),)),
+            *(() if reference is None else (_at_that_scale(reference.claim(each.claim.says) or "-"),)),
             *((each.seeds_sentence or "-",) if repeated else ()),
             each.because,
         )

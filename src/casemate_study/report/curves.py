@@ -5,6 +5,7 @@ from dataclasses import astuple
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
@@ -21,6 +22,15 @@ from casemate_study.results.stored import (
     find_result,
 )
 
+MODEL_COLOURS: Mapping[str, str] = {
+    "E1": palette.INK,
+    "E5": palette.BLUE,
+    "E6": palette.VERMILLION,
+    "E7": palette.GREEN,
+    "E8": palette.PURPLE,
+    "E11": palette.ORANGE,
+}
+"""The colours of the models that several figures show, by name."""
 Curves = Mapping[str, StoredCurve]
 """The curves of one attack, by the name of the loss that it ascends."""
 
@@ -53,9 +63,9 @@ def training_figure(artifacts: Artifacts) -> Figure | None:
     if training is None:
         return None
     history, best = training.history, training.best
-    first, last = history[0], history[-1]
+    first, last, lowest = history[0], history[-1], min(history, key=lambda row: row.val_loss)
     epochs = [row.epoch for row in history]
-    drawing, axes = canvas(1, 2, 9, 3.3)
+    drawing, axes = canvas(1, 2, 9, 3.5)
     for place, lines, factor, label in (
         (axes[0, 0], [(row.loss, row.val_loss) for row in history], 1, "mean cross-entropy"),
         (axes[0, 1], [(row.accuracy, row.val_accuracy) for row in history], 100, "accuracy, %"),
@@ -65,16 +75,17 @@ def training_figure(artifacts: Artifacts) -> Figure | None:
         place.axvline(best.epoch, color=palette.SOFT, linestyle=":", linewidth=1, label="epoch whose weights E11 keeps")
         place.set_xlabel("epoch")
         place.set_ylabel(label)
-        place.legend()
+    drawing.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return finished(
         drawing,
         "training",
         title="Training of E1",
-        caption=f"{training.train_images:,} training and {training.validation_images:,} validation images. Lowest "
-        f"validation loss after epoch {best.epoch} ({best.val_loss:.3f}); at the end {last.val_loss:.3f}, while the "
-        f"training loss went on to {last.loss:.3f}.",
+        caption=f"{training.train_images:,} training and {training.validation_images:,} validation images. Early "
+        f"stopping keeps the weights of epoch {best.epoch}, with a validation loss of {best.val_loss:.3f}; the lowest "
+        f"of all is that of epoch {lowest.epoch} ({lowest.val_loss:.3f}). At the end it is {last.val_loss:.3f}, while "
+        f"the training loss went on to {last.loss:.3f}.",
         alt=f"Training loss falls from {first.loss:.2f} to {last.loss:.3f}; validation loss is lowest, "
-        f"{best.val_loss:.3f}, at epoch {best.epoch} and {last.val_loss:.3f} at the end.",
+        f"{lowest.val_loss:.3f}, at epoch {lowest.epoch} and {last.val_loss:.3f} at the end.",
         columns=(
             *("epoch", "learning rate", "loss", "accuracy", "val loss", "val accuracy"),
             *("seconds", "processor seconds"),
@@ -133,8 +144,10 @@ def _draw_pair(loss_axes: Axes, accuracy_axes: Axes, curves: Curves, label: str)
         draw_estimates(accuracy_axes, x, lasts, percent=True, label=TITLES[loss], **style)
         thin = {"color": COLOURS[loss], "linewidth": 0.9, "linestyle": "--"}
         draw_estimates(accuracy_axes, x, worsts, percent=True, band=False, **thin)
+    accuracy_axes.plot([], [], color=palette.SOFT, linewidth=0.9, linestyle="--", label="worst case")
     for place in (loss_axes, accuracy_axes):
         place.set_xlabel(label)
+        place.xaxis.set_major_locator(MaxNLocator(5))
     loss_axes.set_ylabel("mean cross-entropy")
     loss_axes.legend(fontsize=7.5)
     percent_axis(accuracy_axes)
@@ -278,8 +291,8 @@ def overfitting_figure(artifacts: Artifacts) -> Figure | None:
     rows = []
     for column, loss in enumerate(shared):
         for curve, colour, words in (
-            (over[loss], palette.VERMILLION, "E1, over-fitted"),
-            (stopped[loss], palette.BLUE, "E11, early-stopped"),
+            (over[loss], MODEL_COLOURS["E1"], "E1, over-fitted"),
+            (stopped[loss], MODEL_COLOURS["E11"], "E11, early-stopped"),
         ):
             x = [point.at for point in curve.points]
             label = f"{words}\n(zero gradient: {percent(curve.zero_gradients.value)})"
@@ -298,8 +311,8 @@ def overfitting_figure(artifacts: Artifacts) -> Figure | None:
         "figure-17",
         title="Over-fitted and non-over-fitted model under FGSM",
         caption="Mean loss (top) and accuracy at the last iterate (bottom), one column per loss ascended. The paper "
-        "states no numbers, only that the early-stopped model does clearly better. n = "
-        f"{stopped[shared[0]].n:,}; bands: 95 % intervals.",
+        f"states no numbers, only that the early-stopped model does clearly better. n = {over[shared[0]].n:,} for E1, "
+        f"{stopped[shared[0]].n:,} for E11; bands: 95 % intervals.",
         alt=f"Accuracy under FGSM at eps 0.1. {words}.",
         columns=CURVE_COLUMNS,
         rows=rows,

@@ -1,22 +1,21 @@
 """The report's section on hypotheses of why the paper's accuracy of E1 under FGSM is not ours, with their numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
 from casemate_study.experiments import paper
-from casemate_study.experiments.hypotheses import E2_CONDITIONS, HYPOTHESES, MEAN_OF
+from casemate_study.experiments.hypotheses import E2_CONDITIONS, HYPOTHESES, MEAN_OF, UNCHANGED
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.report.comparison import Table
 from casemate_study.results.hypotheses import (
-    FGSM,
     WANTED,
     Trial,
     explaining_trials,
+    hypotheses_after_epochs,
     hypotheses_by_epoch,
-    measured_epochs,
     numbered,
     trials_of,
 )
@@ -63,39 +62,32 @@ def _final_table(found: StoredHypotheses) -> Table:
     )
 
 
-def _epochs_table(artifacts: Artifacts) -> Table | None:
-    """A table with one row per kept epoch: accuracy without an attack, under FGSM as in E2, and with the hypotheses
-    that come nearest to the paper's number, by the loss ascended. None if no epoch is measured.
+def _epochs_table(by_epoch: Mapping[int, StoredHypotheses]) -> Table | None:
+    """A table with one row per number of epochs: accuracy without an attack, under FGSM as in E2, and with the
+    hypotheses that come nearest to the paper's number, by the loss ascended. None if fewer than two are measured.
     """
-    tried = hypotheses_by_epoch(artifacts)
-    rows: list[tuple[str, ...]] = []
-    counts: dict[str, set[int]] = {"without an attack": set(), "as in E2": set(), "with hypotheses": set()}
-    for epoch, checkpoint in measured_epochs(artifacts).items():
-        nearest = _nearest(tried.get(epoch), epoch)
-        under = [checkpoint.attacks[FGSM][loss].last for loss in LOSSES]
-        near = [f"{each.numbers}: {_cell(each.accuracy, count=False)}" for each in nearest]
-        shown = (_cell(each, count=False) for each in under)
-        rows.append((str(epoch), str(checkpoint.accuracy), *shown, *(near or ["-"] * len(LOSSES))))
-        counts["without an attack"].add(checkpoint.accuracy.n)
-        counts["as in E2"] |= {each.n for each in under}
-        counts["with hypotheses"] |= {each.accuracy.n for each in nearest}
-    if not rows:
+    if len(by_epoch) < 2:
         return None
+    rows: list[tuple[str, ...]] = []
+    counts: set[int] = set()
+    for epoch, found in by_epoch.items():
+        clean = found.clean["test"]
+        under = [found.single[UNCHANGED][loss] for loss in LOSSES]
+        nearest = [f"{each.numbers}: {_cell(each.accuracy, count=False)}" for each in _nearest(found, epoch)]
+        rows.append((str(epoch), str(clean), *(_cell(each, count=False) for each in under), *nearest))
+        counts.add(clean.n)
     near = tuple(f"nearest, {TITLES[loss]}" for loss in LOSSES)
-    sizes = "; ".join(f"{', '.join(f'{n:,}' for n in sorted(each))} {what}" for what, each in counts.items() if each)
     return Table(
         ("E1 after epoch", "clean", *(f"as in E2, {TITLES[loss]}" for loss in LOSSES), *near),
         rows,
         f"As in E2: FGSM at eps 0.1 on test images. Nearest: the hypothesis, or the pair, whose accuracy is nearest to "
-        f"{percent(WANTED)}, by its numbers in the table above, which shows those of the last epoch, the final "
-        f"weights. n = {sizes}.",
+        f"{percent(WANTED)}, by its numbers in the table above. n = {', '.join(f'{n:,}' for n in sorted(counts))}; "
+        "fewer with hypothesis 6.",
     )
 
 
-def _nearest(found: StoredHypotheses | None, epoch: int | None) -> list[Trial]:
-    """For each loss the trial whose accuracy is nearest to the paper's; empty if there are no trials."""
-    if found is None:
-        return []
+def _nearest(found: StoredHypotheses, epoch: int) -> list[Trial]:
+    """For each loss the trial whose accuracy is nearest to the paper's."""
     by_loss: dict[str, list[Trial]] = {loss: [] for loss in LOSSES}
     for trial in trials_of(found, epoch):
         by_loss[trial.loss].append(trial)
@@ -126,13 +118,13 @@ def _conclusion(artifacts: Artifacts, tried: int) -> str:
     statement = paper.FGSM_AT_01
     number = f"the paper's {percent(statement.value)} (section {statement.where})"
     if not explaining:
-        return f"None of these {tried} measures reproduces {number}: unexplained."
+        return f"None of the {tried} measures (hypotheses and pairs, losses, epochs) reproduces {number}: unexplained."
     named = "; ".join(map(str, explaining[-_MOST:]))
     verb = "has" if len(explaining) == 1 else "have"
     more = f"; and {len(explaining) - _MOST} more" if len(explaining) > _MOST else ""
     return (
-        f"Of these {tried} measures {len(explaining)} {verb} an interval that includes {number}, which may be "
-        f"explained by: {named}{more}."
+        f"Of the {tried} measures (hypotheses and pairs, losses, epochs) {len(explaining)} {verb} an interval that "
+        f"includes {number}, which may be explained by: {named}{more}."
     )
 
 
@@ -143,7 +135,8 @@ def hypotheses_section(artifacts: Artifacts) -> HypothesesSection | None:
     if found is None:
         return None
     tried = sum(len(list(trials_of(each, epoch))) for epoch, each in by_epoch.items())
-    tables: Sequence[Table | None] = (_final_table(found), _epochs_table(artifacts), _zero_table(found))
+    epochs = hypotheses_after_epochs(artifacts)
+    tables: Sequence[Table | None] = (_final_table(found), _epochs_table(epochs), _zero_table(found))
     return HypothesesSection(
         tables=tuple(table for table in tables if table is not None),
         conclusion=_conclusion(artifacts, tried),

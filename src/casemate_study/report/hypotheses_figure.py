@@ -8,8 +8,8 @@ from casemate.losses import TITLES
 from casemate.report import Figure, canvas, finished, palette, percent_axis
 from casemate_study.experiments.hypotheses import E2_CONDITIONS, HYPOTHESES
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results.hypotheses import WANTED, Trial, hypotheses_by_epoch, numbered, trials_of
-from casemate_study.results.stored import Artifacts, StoredTraining, find_result
+from casemate_study.results.hypotheses import WANTED, Trial, hypotheses_after_epochs, numbered, trials_of
+from casemate_study.results.stored import Artifacts
 
 _LINES: Mapping[str, str | None] = {
     **{numbered(name): name for name in HYPOTHESES},
@@ -33,10 +33,8 @@ def hypotheses_figure(artifacts: Artifacts) -> Figure | None:
     """A figure of E1's accuracy under FGSM after several numbers of epochs with the change of each hypothesis, one
     panel per loss ascended, and the paper's number. None if they are not tried after at least two numbers of epochs.
     """
-    training = find_result(artifacts, "E1/train", StoredTraining)
-    final = None if training is None else training.last.epoch
-    tried = {final if epoch is None else epoch: found for epoch, found in hypotheses_by_epoch(artifacts).items()}
-    by_epoch = {epoch: list(trials_of(found, epoch)) for epoch, found in tried.items() if epoch is not None}
+    tried = hypotheses_after_epochs(artifacts)
+    by_epoch = {epoch: list(trials_of(found, epoch)) for epoch, found in tried.items()}
     if len(by_epoch) < 2:
         return None
     drawing, axes = canvas(1, len(LOSSES), 3.3 * len(LOSSES), 4.4)
@@ -49,7 +47,7 @@ def hypotheses_figure(artifacts: Artifacts) -> Figure | None:
             )
             rows += [(each.epoch, TITLES[loss], each.title, *_values(each.accuracy)) for each in line]
         place.axhline(100 * WANTED, color=palette.SOFT, linestyle=":", linewidth=1.2, label="the paper")
-        place.set_title(f"ascending {TITLES[loss]}")
+        place.set_title(f"ascending {TITLES[loss]}", fontsize=9)
         place.set_xlabel("epochs trained")
         percent_axis(place)
     drawing.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)

@@ -2,8 +2,9 @@
 models.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle
 from typing import final
 
 from casemate.evaluation import Estimate, percent
@@ -12,12 +13,12 @@ from casemate.report import MARKERS, PUBLISHED, Figure, canvas, finished, palett
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.report.comparison import sizes_in_words
-from casemate_study.report.curves import CURVE_COLUMNS, curve_rows, draw_estimates, seed_of
+from casemate_study.report.curves import CURVE_COLUMNS, MODEL_COLOURS, curve_rows, draw_estimates, seed_of
 from casemate_study.results.models import ModelResults
 
 Models = Mapping[str, ModelResults]
 
-# Okabe and Ito's palette, one colour per model; models beyond its length repeat it with dashes
+# Okabe and Ito's palette
 _COLOURS = (palette.INK, palette.BLUE, palette.VERMILLION, palette.GREEN, palette.PURPLE, palette.ORANGE, palette.SKY)
 _MEASURES = {"fgsm": "FGSM", "ball": "BIM, clip ball", "range": "BIM, clip range"}
 
@@ -57,20 +58,14 @@ def _compared(
     rows = []
     sizes: dict[str, list[Estimate]] = {}
     for number, column in enumerate(there):
-        for place, model in enumerate(drawn):
+        for (model, look), marker in zip(_looks(drawn), cycle(MARKERS[loss] for loss in LOSSES), strict=False):
             curve = model.curve(column.measure, column.loss)
             if curve is None:
                 continue
             attack = _MEASURES[column.measure]
             sizes.setdefault(attack, []).append(curve.points[0].last)
             x = [point.at for point in curve.points]
-            style = {
-                "color": _COLOURS[place % len(_COLOURS)],
-                "linestyle": "-" if place < len(_COLOURS) else "--",
-                "marker": MARKERS[LOSSES[place % len(LOSSES)]],
-                "markersize": 3.5,
-                "linewidth": 1.3,
-            }
+            style = {**look, "marker": marker, "markersize": 3.5, "linewidth": 1.3}
             losses, lasts = [point.loss for point in curve.points], [point.last for point in curve.points]
             draw_estimates(axes[0, number], x, losses, percent=False, label=model.title, **style)
             draw_estimates(axes[1, number], x, lasts, percent=True, **style)
@@ -111,6 +106,18 @@ def _compared(
         columns=("attack", *CURVE_COLUMNS),
         rows=rows,
     )
+
+
+def _looks(models: Sequence[ModelResults]) -> Iterator[tuple[ModelResults, dict[str, str]]]:
+    """Each model with the colour of its line and whether it is dashed: the colour that it has in all figures
+    (`MODEL_COLOURS`), else the next free one, and beyond the last free one all colours with dashes.
+    """
+    taken = {MODEL_COLOURS.get(each.model.name) for each in models}
+    free = [{"color": colour, "linestyle": "-"} for colour in _COLOURS if colour not in taken]
+    others = chain(free, cycle({"color": colour, "linestyle": "--"} for colour in _COLOURS))
+    for each in models:
+        colour = MODEL_COLOURS.get(each.model.name)
+        yield each, next(others) if colour is None else {"color": colour, "linestyle": "-"}
 
 
 def _picked(models: Models, names: Sequence[str]) -> list[ModelResults]:

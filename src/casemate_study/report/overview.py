@@ -46,26 +46,28 @@ def accuracies_figure(models: Models) -> Figure | None:
         return None
     drawing, axes = canvas(1, 1, 9, 1.4 + 0.3 * len(known))
     place = axes[0, 0]
+    drawn_at_random = any(each.randomised for each in known)
+    randomised = f"; of randomised models, under BIM over the mean of {EOT_DRAWS} draws" if drawn_at_random else ""
     measures: list[tuple[str, list[Estimate | None], dict[str, Any]]] = [
         (
             "clean",
             [each.clean.accuracy if each.clean else None for each in known],
             {"color": palette.INK, "marker": "o"},
         ),
-        ("FGSM", [each.accuracy_under("fgsm", _EPS) for each in known], {"color": palette.ORANGE, "marker": "s"}),
+        ("FGSM", [each.accuracy_under("fgsm", _EPS) for each in known], {"color": palette.BLUE, "marker": "s"}),
         (
             "BIM-10, clip ball",
             [each.accuracy_under("ball", _EPS) for each in known],
-            {"color": palette.BLUE, "marker": "^"},
+            {"color": palette.ORANGE, "marker": "^", "markersize": 8},
         ),
         (
-            f"worst case of all, PGD-40 with restarts among them (randomised: BIM over the mean of {EOT_DRAWS})",
+            f"worst case of these and PGD-40{randomised}",
             [each.worst_case(_EPS) for each in known],
             {"color": palette.VERMILLION, "marker": "D"},
         ),
     ]
     for label, estimates, style in measures:
-        _dots(place, range(len(known)), estimates, label=label, markersize=5, **style)
+        _dots(place, range(len(known)), estimates, label=label, **{"markersize": 5, **style})
     _rows_axis(place, [each.title for each in known])
     place.set_xlim(-2, 102)
     place.set_xlabel("accuracy, %")
@@ -160,12 +162,12 @@ def diagnosis_figure(models: Models) -> Figure | None:
         drawing,
         "diagnosis",
         title="Why attacks mislead: saturation, vanished gradients, misaligned gradients",
-        caption="Left: quantiles 5, 25, 50, 75 and 95 % of the gap between the two largest logits; past about 17 "
-        "(dotted) the float32 F.cross_entropy gradient of the true class is exactly zero. Middle: images whose "
-        "gradient is exactly zero under each loss. Right: angle between the gradients at an image and at a random "
-        f"point near it (Linf). n = {sizes_in_words([result.accuracy for result in results])} on the left, "
-        f"{sizes_in_words(zero_shares)} in the middle and, of these, those with a gradient on the right; bars in the "
-        "middle: 95 % intervals.",
+        caption="Left: quantiles 5, 25, 50, 75 and 95 % of the gap between the two largest logits; the axis is linear "
+        "up to 10 and logarithmic beyond. Past about 17 (dotted) the float32 F.cross_entropy gradient of the true "
+        "class is exactly zero. Middle: images whose gradient is exactly zero under each loss. Right: angle between "
+        "the gradients at an image and at a random point near it (Linf). n = "
+        f"{sizes_in_words([result.accuracy for result in results])} on the left, {sizes_in_words(zero_shares)} in the "
+        "middle and, of these, those with a gradient on the right; bars in the middle: 95 % intervals.",
         alt="Median logit gap: " + ", ".join(f"{row[0]} {row[3]:.1f}" for row in rows) + ".",
         columns=(
             "model",

@@ -14,7 +14,8 @@ from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
 from casemate_study.reference import Reference
 from casemate_study.report.comparison import Table
-from casemate_study.results.stored import Artifacts, StoredClean, StoredCurve, find_result
+from casemate_study.results.independent import share_of
+from casemate_study.results.stored import Artifacts, StoredClean, StoredCurve, StoredTraining, find_result
 
 _MENTIONED = 0.0005
 """Share of images with a gradient of exactly zero, from which on a row mentions it: less would be printed as 0.0 %."""
@@ -64,18 +65,21 @@ def other_data(dataset: Dataset) -> str | None:
 
 def comparisons(artifacts: Artifacts, scale: Scale, instead_of: str | None) -> list[Comparison]:
     """The rows that compare the paper's accuracies with ours: without an attack (E1, its classes, E5, the teacher and
-    students of E9), and of E1 under FGSM at 0.1 and after 25 iterations of BIM. Losses and times are among the claims.
+    students of E9), of E1 under FGSM at 0.1 and after 25 iterations of BIM, and of E6 under FGSM at 0.2. Losses and
+    times are among the claims.
 
     Rows whose artifact is not finished are omitted. `instead_of` is the paper's data set if ours is
     another, else None.
     """
     steps = {f"step {size}, {TITLES[loss]}": f"{e4_prefix(size)}/{loss}" for size in E4_STEP_SIZES for loss in LOSSES}
     fgsm = {TITLES[loss]: f"E2/fgsm/{loss}" for loss in LOSSES}
+    defended = {TITLES[loss]: f"E6/fgsm/{loss}" for loss in LOSSES}
     caveat = _caveat(scale, instead_of)
     return [
         *_clean_rows(artifacts, caveat),
         *_attack_rows(paper.FGSM_AT_01, _settings(artifacts, fgsm, "eps", 0.1), caveat),
         *_attack_rows(paper.BIM_AT_25, _settings(artifacts, steps, "steps", 25), caveat),
+        *_attack_rows(paper.ADVERSARIAL_AT_02, _settings(artifacts, defended, "eps", 0.2), caveat),
     ]
 
 
@@ -112,7 +116,7 @@ def _row(name: str, statement: paper.Statement, estimate: Estimate, why: str, se
     return Comparison(
         name=name,
         what=f"{statement.experiment}: {statement.what}" + (f"; {setting}" if setting else ""),
-        paper=f"{percent(statement.value)} (section {statement.where})",
+        paper=f"{statement.in_percent} (section {statement.where})",
         ours=f"{estimate:n}",
         estimate=estimate,
         stated=statement.value,
@@ -123,7 +127,7 @@ def _row(name: str, statement: paper.Statement, estimate: Estimate, why: str, se
 
 def _clean_rows(artifacts: Artifacts, caveat: str) -> list[Comparison]:
     """The rows on accuracies without an attack: E1's (the undefended network's) over all test images and in its worst
-    and best class, E5's, and those of the teacher and of every student of E9.
+    and best class, E5's (test, validation, training), and those of the teacher and of every student of E9.
 
     Rule for "why": the paper's number, allowing for its rounding, lies within our interval (`agrees`); or on which side
     of it, and what the paper leaves open.
@@ -161,9 +165,17 @@ def _clean_accuracies(artifacts: Artifacts) -> list[tuple[str, paper.Statement, 
         model, _, measure = name.partition("/")
         clean = find_result(artifacts, name, StoredClean) if measure == "clean" else None
         if clean is not None and model == "E5":
-            found.append((f"{name}, accuracy", paper.AUGMENTED_VALIDATION, clean.accuracy, None))
+            found.append((f"{name}, accuracy", paper.AUGMENTED_TEST, clean.accuracy, None))
         elif clean is not None and model.startswith("E9-") and not model.startswith("E9-teacher"):
             found.append((f"{name}, accuracy", paper.STUDENT_ACCURACY, clean.accuracy, model))
+    e5 = find_result(artifacts, "E5/train", StoredTraining)
+    if e5 is not None:
+        validated, trained = (
+            share_of(e5.best.val_accuracy, e5.validation_images),
+            share_of(e5.best.accuracy, e5.train_images),
+        )
+        found.append(("E5/train, validation accuracy", paper.AUGMENTED_VALIDATION, validated, None))
+        found.append(("E5/train, training accuracy", paper.AUGMENTED_TRAINING, trained, None))
     return sorted(found, key=lambda each: each[1].experiment)
 
 

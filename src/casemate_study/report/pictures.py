@@ -179,10 +179,11 @@ def before_after_figure(artifacts: Artifacts, task: str, name: str, title: str, 
     for number, label in enumerate(labels):
         clean = images["clean"][number]
         picture(axes[number, 0], clean, f"original: {label}\ntaken for: {found.clean_taken_for[number]}")
+        largest = max(results[number].norm for results in found.attacks.values())
         for column, (attack, results) in enumerate(found.attacks.items()):
             norm, prediction = results[number].norm, results[number].adversarial_prediction
             changed = images[attack][number]
-            noise = (changed - clean) / (2 * max(norm, 1e-9)) + 0.5
+            noise = (changed - clean) / (2 * max(largest, 1e-9)) + 0.5
             picture(axes[number, 1 + 2 * column], noise, f"change, {attack}\nlargest {norm:.3f}")
             picture(axes[number, 2 + 2 * column], changed, f"after {attack}\ntaken for: {prediction}")
             rows.append((found.index[number], label, attack, norm, prediction))
@@ -192,7 +193,7 @@ def before_after_figure(artifacts: Artifacts, task: str, name: str, title: str, 
         title=title,
         caption=caption
         + " Images: the first of the test set, of different classes, that the network classifies correctly. "
-        "In a change grey means none, white and black the largest either way.",
+        "In a change grey means none, white and black the largest of its row either way. An attack may fail on some.",
         alt="; ".join(f"test image {i}, {label}, after {attack} taken for {seen}" for i, label, attack, _, seen in rows)
         + ".",
         columns=("test image", "true class", "attack", "largest change", "taken for"),

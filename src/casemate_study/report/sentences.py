@@ -81,6 +81,13 @@ def keras_reference() -> KerasReference:
     return read_as(KerasReference, json.loads(place.read_text()), place.name)
 
 
+def _effect(way: KerasCode) -> str:
+    """What a way to write the attack ascends, as text."""
+    if way.loss_in_effect == "neither":
+        return "exactly neither the loss from logits nor that from probabilities"
+    return f"the loss from {way.loss_in_effect}"
+
+
 def keras_sentences(reference: KerasReference) -> list[str]:
     """Sentences on the loss that the TensorFlow tutorial's code in effect ascends in Keras, and on what code written in
     other ways ascends.
@@ -98,6 +105,6 @@ def keras_sentences(reference: KerasReference) -> list[str]:
     ]
     other = [way for way in reference.ways.values() if way.loss_in_effect != effect]
     if other:
-        ways = (f"{way.what} ({percent(way.zero_share)} zero gradients, {way.loss_in_effect})" for way in other)
+        ways = (f"{way.what} ({_effect(way)}, {percent(way.zero_share)} zero gradients)" for way in other)
         sentences.append(f"Written differently, the same Keras ascends another loss: {'; '.join(ways)}.")
     return sentences

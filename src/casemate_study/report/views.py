@@ -30,6 +30,8 @@ class ModelRow:
     clean: Estimate
     fgsm: Estimate | None
     worst: Estimate | None
+    partly: bool
+    """Whether `worst` is that of FGSM and BIM alone, since the strongest attack of the study is not finished."""
     shades: tuple[Estimate | None, ...]
     """Accuracies in the order of `SHADED`."""
 
@@ -69,6 +71,7 @@ def model_rows(models: Mapping[str, ModelResults], advices: Sequence[tuple[str, 
                 clean=clean,
                 fgsm=each.accuracy_under("fgsm", EPS),
                 worst=worst,
+                partly=each.under_strongest(EPS) is None,
                 shades=(clean, *under, worst),
             )
         )
@@ -104,8 +107,10 @@ def _defences(models: Mapping[str, ModelResults], advices: Sequence[tuple[str, A
     helping = [_in_brackets(models[name].title) for name, advice in graded if advice.helps == "helps"]
     shown = ", ".join(helping[:_SHOWN]) + (f" and {len(helping) - _SHOWN} more" if len(helping) > _SHOWN else "")
     better = f"More images than without a defence withstand with {len(helping)} of them: {shown}"
+    compared = sum(advice.helps != "not measured" for _, advice in graded)
+    none = "None helps" if compared == len(graded) else f"Of the {compared} compared with E1 so far none helps"
     defended = f"{len(graded)} defended model{'' if len(graded) == 1 else 's'}"
-    return f"Of {defended} at eps {EPS:g}: {grades}. {better if helping else 'None helps'}."
+    return f"Of {defended} at eps {EPS:g}: {grades}. {better if helping else none}."
 
 
 def _in_brackets(title: str) -> str:
@@ -137,7 +142,7 @@ def _claims(claims: Sequence[Judgement]) -> str:
 _SAID = {
     "holds": ("holds", "hold"),
     "does not hold": ("does not hold", "do not hold"),
-    "no difference shown": ("is not shown to make a difference", "are not shown to make a difference"),
+    "no difference shown": ("is not decided by the tests", "are not decided by the tests"),
     "unexplained": ("is a number that no setting of ours gives", "are numbers that no setting of ours gives"),
     "not measured": ("is not measured", "are not measured"),
 }

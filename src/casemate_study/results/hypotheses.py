@@ -9,12 +9,10 @@ from casemate.losses import TITLES
 from casemate_study.experiments import paper
 from casemate_study.experiments.hypotheses import HYPOTHESES, PREFIX, UNCHANGED
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results.stored import Artifacts, StoredCheckpoint, StoredHypotheses, find_result
+from casemate_study.results.stored import Artifacts, StoredHypotheses, StoredTraining, find_result
 
 WANTED = paper.FGSM_AT_01.value
 """The paper's accuracy of E1 under FGSM at eps 0.1, the number to explain."""
-FGSM = "FGSM 0.1"
-"""The attack that the number refers to, as E1's measures at each kept epoch (kind "masking") name it."""
 
 
 def numbered(name: str) -> str:
@@ -67,11 +65,14 @@ def hypotheses_by_epoch(artifacts: Artifacts) -> dict[int | None, StoredHypothes
     return {epoch: each for epoch, each in found.items() if each is not None}
 
 
-def measured_epochs(artifacts: Artifacts) -> dict[int, StoredCheckpoint]:
-    """E1's measures after each kept epoch that include those under FGSM, by the epoch, ascending."""
-    names = sorted(name for name in artifacts if name.startswith("E1/epoch-"))
-    found = {int(name.rsplit("-", 1)[1]): find_result(artifacts, name, StoredCheckpoint) for name in names}
-    return {epoch: each for epoch, each in found.items() if each is not None and FGSM in each.attacks}
+def hypotheses_after_epochs(artifacts: Artifacts) -> dict[int, StoredHypotheses]:
+    """The finished trials by the epochs that E1 was trained for, ascending, those of the final weights by the number of
+    all epochs; without these if E1's training is not finished.
+    """
+    training = find_result(artifacts, "E1/train", StoredTraining)
+    last = None if training is None else training.last.epoch
+    found = {last if epoch is None else epoch: each for epoch, each in hypotheses_by_epoch(artifacts).items()}
+    return {epoch: each for epoch, each in found.items() if epoch is not None}
 
 
 def trials_of(found: StoredHypotheses, epoch: int | None) -> Iterator[Trial]:
